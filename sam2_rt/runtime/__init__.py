@@ -1,0 +1,1 @@
+"""Engine folders and the backends that run them."""
