@@ -45,8 +45,8 @@ class Frame:
             )
         if image.ndim != 3 or image.shape[2] != 3:
             raise InputError(
-                f'frame: expected shape (height, width, 3), got {image.shape}; convert grey images '
-                'with cv2.COLOR_GRAY2RGB, drop an alpha channel with image[..., :3]'
+                f'frame: expected shape (height, width, 3), got {image.shape}; convert grey '
+                'images with cv2.COLOR_GRAY2RGB, drop an alpha channel with image[..., :3]'
             )
         if image.dtype != np.uint8:
             raise InputError(
