@@ -45,7 +45,7 @@ class MemoryBank:
         self._features = runner.allocate(_sized(memory.shape, max_objects), memory.dtype)
         self._pointers = runner.allocate(_sized(pointers.shape, max_objects), pointers.dtype)
         itemsize = np.dtype(memory.dtype).itemsize
-        self.nbytes = itemsize * (prod(self._features.shape) + prod(self._pointers.shape))
+        self.nbytes: int = itemsize * (prod(self._features.shape) + prod(self._pointers.shape))
         self._slot_frames = np.full((max_objects, spec.memory_slots), EMPTY, np.int64)
         self._pointer_frames = np.full((max_objects, spec.pointer_slots), EMPTY, np.int64)
 

@@ -58,6 +58,11 @@ class PresenceFilter:
             last_seen_ns=self._last_seen_ns,
         )
 
+    def restart(self, object_score: float, stamp_ns: int) -> Presence:
+        """Takes in a prompted frame: it counts at once, whatever came before."""
+        self._started = False
+        return self.update(object_score, stamp_ns)
+
     def _flips(self, likely: float) -> bool:
         """Whether enough consecutive frames now speak against the present state."""
         config = self._config

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
+import numpy as np
+
 from sam2_rt.errors import BackendError
 from sam2_rt.runtime.manifest import GraphSpec, Manifest
 from sam2_rt.types import Array
@@ -67,6 +69,16 @@ class Runner(ABC):
         """
         check_inputs(graph, self.manifest.graphs[graph], inputs, self.manifest.max_objects)
         return self._run(graph, inputs)
+
+    def warm_up(self) -> None:
+        """Runs every graph once on zeros: the first call compiles, allocates and is slow."""
+        for name, graph in self.manifest.graphs.items():
+            inputs: dict[str, Array] = {}
+            for tensor in graph.inputs:
+                shape = tuple(1 if isinstance(axis, str) else axis for axis in tensor.shape)
+                make = self.allocate if tensor.resident else np.zeros
+                inputs[tensor.name] = make(shape, tensor.dtype)
+            self.run(name, inputs)
 
     def close(self) -> None:
         """Releases what the backend holds. The runner cannot be used afterwards."""
