@@ -25,8 +25,20 @@ class BackendError(Sam2RtError):
     """A runtime is not installed, lacks its device, or failed while running a graph."""
 
 
+class DeviceMemoryError(BackendError):
+    """The accelerator's memory is full; with less to hold, the same program may run."""
+
+
+class DeviceLostError(BackendError):
+    """The accelerator cannot be used by this process any more; only a restart helps."""
+
+
 class SourceError(Sam2RtError):
     """A video, folder or camera cannot be opened or stopped delivering."""
+
+
+class StreamError(Sam2RtError):
+    """A stream is closed, has failed, or has more commands waiting than it allows."""
 
 
 class OutputError(Sam2RtError):
