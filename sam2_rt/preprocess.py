@@ -27,9 +27,10 @@ def network_image(frame: Frame, image_size: int) -> NDArray[np.uint8]:
     Shrinking averages areas: on real frames that stays within 0.5 grey levels of the antialiased
     resize the network was trained with, where plain bilinear sampling aliases.
     """
-    shrinks = frame.width > image_size or frame.height > image_size
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    image = cv2.resize(frame.image, (image_size, image_size), interpolation=method)
+    # One side may shrink while the other grows, which OpenCV cannot do by areas in one go.
+    smaller = (min(frame.width, image_size), min(frame.height, image_size))
+    image = cv2.resize(frame.image, smaller, interpolation=cv2.INTER_AREA)
+    image = cv2.resize(image, (image_size, image_size), interpolation=cv2.INTER_LINEAR)
     if frame.colour_order == 'bgr':
         # After the resize, because there are fewer pixels to swap.
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -169,7 +169,7 @@ class Tracker:
         held = self._frame_for(stamp_ns)
         if object_id is None:
             object_id = next(name for name in map(str, count_up(1)) if name not in self._labels)
-        elif object_id not in self._labels and len(self._labels) >= self._config.max_objects:
+        if object_id not in self._labels and len(self._labels) >= self._config.max_objects:
             raise PromptError(
                 f'object {object_id!r}: {len(self._labels)} objects are tracked and max_objects '
                 f'is {self._config.max_objects}; remove one first or raise the limit'

@@ -76,7 +76,8 @@ def _points(points: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float32], 
         marks = np.asarray(labels)
     except (TypeError, ValueError) as error:
         raise PromptError(f'prompt: points must be numbers (x, y): {error}') from error
-    xy = xy.reshape(-1, 2) if xy.size == 0 or xy.shape == (2,) else xy
+    if xy.size == 0 or xy.shape == (2,):
+        xy = xy.reshape(-1, 2)
     marks = marks.reshape(-1)
     if xy.ndim != 2 or xy.shape[1] != 2:
         raise PromptError(f'prompt: expected points of shape (Q, 2), x then y, got {xy.shape}')
@@ -104,12 +105,12 @@ class PointPrompt:
     labels: NDArray[np.int32]
 
     def __init__(self, points: ArrayLike, labels: ArrayLike = 1) -> None:
-        shape = np.shape(points)
-        count = shape[0] if len(shape) == 2 else 1
-        given = np.full(count, labels) if np.ndim(labels) == 0 else labels
-        xy, marks = _points(points, given)
-        if len(xy) == 0:
+        if np.ndim(labels) == 0:
+            shape = np.shape(points)
+            labels = np.full(shape[0] if len(shape) == 2 else 1, labels)
+        if np.size(points) == 0:
             raise PromptError('prompt: a point prompt needs at least one point')
+        xy, marks = _points(points, labels)
         object.__setattr__(self, 'points', xy)
         object.__setattr__(self, 'labels', marks)
 
