@@ -1,0 +1,21 @@
+"""Fixtures that several test files use."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope='session')
+def tiny_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine folder that tracks by colour, see tests/tiny_engine.py. Shared: do not change it."""
+    pytest.importorskip('onnx', reason='tests/tiny_engine.py needs: pip install onnx')
+    from tests.tiny_engine import build
+
+    return build(tmp_path_factory.mktemp('engines') / 'tiny').folder
+
+
+@pytest.fixture
+def engine_copy(tiny_engine: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may damage."""
+    return Path(shutil.copytree(tiny_engine, tmp_path / 'tiny'))
