@@ -15,9 +15,6 @@ from sam2_rt.preprocess import network_mask, network_points
 from sam2_rt.runtime.base import Runner
 from sam2_rt.types import Array, Candidate, MaskPrompt, PointPrompt, Prompt
 
-PREVIOUS_LOGIT_LIMIT = 32.0
-"""Previous logits are clamped to this before they go back in (`add_new_points_or_box`)."""
-
 
 @dataclass(frozen=True, eq=False)
 class ClickRequest:
@@ -32,10 +29,9 @@ class ClickRequest:
     def run(self, features: Mapping[str, Array], bank: MemoryBank, row: int) -> dict[str, Array]:
         """Decodes the clicks with the memory in a bank row; writes nothing."""
         side = self.runner.manifest.image_size // 4
-        logits = np.zeros((1, side, side), np.float32)
-        if self.previous is not None:
-            limit = PREVIOUS_LOGIT_LIMIT
-            np.clip(self.previous, -limit, limit, out=logits[0])
+        previous = self.previous
+        if previous is None:
+            previous = np.zeros((side, side), np.float32)
         return self.runner.run(
             'prompt',
             {
@@ -43,7 +39,7 @@ class ClickRequest:
                 **bank.inputs(slice(row, row + 1), self.frame_index),
                 'point_coords': self.points[None],
                 'point_labels': self.labels[None],
-                'previous_logits': logits,
+                'previous_logits': previous[None],
                 'has_previous': np.asarray([self.previous is not None], np.int32),
             },
         )
