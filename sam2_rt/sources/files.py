@@ -47,7 +47,7 @@ class VideoFile(Source):
         period_ns = round(1e9 / self.fps)
         stamp_ns = -period_ns
         count = 0
-        while not self._stopped:
+        while True:
             ok, image = self._capture.read()
             if not ok:
                 break
@@ -56,8 +56,7 @@ class VideoFile(Source):
             stamp_ns = shown_ns if shown_ns > stamp_ns else stamp_ns + period_ns
             count += 1
             yield Frame(cast(NDArray[np.uint8], image), stamp_ns, 'bgr')
-        if not self._stopped:
-            self._check_whole(count, stamp_ns)
+        self._check_whole(count, stamp_ns)
 
     def _check_whole(self, count: int, last_ns: int) -> None:
         """Compares what was read with what the container announced.
@@ -125,10 +124,10 @@ def read_image(path: str | Path, stamp_ns: int = 0) -> Frame:
     return Frame(cast(NDArray[np.uint8], image), stamp_ns, 'bgr')
 
 
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorts numbers inside names by value: 'a2' before 'a10'."""
+def natural_key(name: str) -> list[tuple[bool, int, str]]:
+    """Sorts numbers inside names by value, and before text: '9', '10', 'a2', 'a10'."""
     parts = re.findall(r'(\d+)|(\D+)', name)
-    return [(int(digits), '') if digits else (-1, text.lower()) for digits, text in parts]
+    return [(not digits, int(digits or 0), text.lower()) for digits, text in parts]
 
 
 def _check_file(path: Path, *, image: bool = False) -> None:

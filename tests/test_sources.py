@@ -1,0 +1,456 @@
+"""Sources: every frame of a file, the newest of a camera, and errors that say what is wrong."""
+
+import http.server
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+from sam2_rt import sources
+from sam2_rt.errors import InputError, SourceError
+from sam2_rt.sources import Camera, ImageFolder, Paced, VideoFile, open_source, read_image
+from sam2_rt.sources.files import natural_key
+
+SIZE = (64, 48)
+FRAMES = 30
+FPS = 25.0
+
+
+def picture(index):
+    """A grey level that names the frame."""
+    return np.full((SIZE[1], SIZE[0], 3), 8 * (index % 32), np.uint8)
+
+
+def index_of(frame):
+    return round(float(frame.image.mean()) / 8)
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / 'video.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), FPS, SIZE)
+    for index in range(FRAMES):
+        writer.write(picture(index))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / 'images'
+    path.mkdir()
+    for index in range(12):
+        cv2.imwrite(str(path / f'frame{index}.png'), picture(index))
+    (path / 'notes.txt').write_text('not an image')
+    return path
+
+
+def truncated(path, keep):
+    """A copy of a file that ends after a share of its bytes."""
+    data = path.read_bytes()
+    copy = path.with_name(f'truncated{path.suffix}')
+    copy.write_bytes(data[: int(len(data) * keep)])
+    return copy
+
+
+# Files --------------------------------------------------------------------------------------
+
+
+def test_a_video_yields_every_frame_with_its_time(video):
+    with open_source(str(video)) as source:
+        frames = list(source)
+    assert isinstance(source, VideoFile)
+    assert [index_of(frame) for frame in frames] == list(range(FRAMES))
+    assert [frame.stamp_ns for frame in frames] == [k * 40_000_000 for k in range(FRAMES)]
+    assert frames[0].colour_order == 'bgr'
+    assert (source.fps, source.frame_count, source.position) == (FPS, FRAMES, FRAMES - 1)
+    assert (source.live, source.dropped) == (False, 0)
+
+
+def test_stamps_move_on_where_the_container_has_no_times(video, monkeypatch):
+    class Timeless:
+        def __init__(self, path):
+            self.capture = cv2_capture(path)
+
+        def __getattr__(self, name):
+            return getattr(self.capture, name)
+
+        def get(self, key):
+            return 0.0 if key == cv2.CAP_PROP_POS_MSEC else self.capture.get(key)
+
+    cv2_capture = cv2.VideoCapture
+    monkeypatch.setattr(cv2, 'VideoCapture', Timeless)
+    stamps = [frame.stamp_ns for frame in VideoFile(video)]
+    assert stamps == [k * 40_000_000 for k in range(FRAMES)]
+
+
+@pytest.mark.parametrize('reported', [0.0, float('nan'), float('inf'), 90_000.0])
+def test_a_nonsense_frame_rate_is_replaced(reported):
+    assert sources.base.usable_fps(reported) == 30.0
+
+
+def test_a_video_can_be_stopped_between_frames(video):
+    with VideoFile(video) as source:
+        for _ in source:
+            if source.position == 4:
+                source.stop()
+    assert source.position == 4
+
+
+def test_a_video_that_breaks_off_keeps_its_good_frames_and_says_how_many(video):
+    source = VideoFile(truncated(video, keep=0.8))
+    frames = []
+    with pytest.raises(SourceError, match=r'breaks off: (\d+) frames were good, 30 were') as error:
+        frames.extend(source)  # extend keeps what came before the error
+    assert f' {len(frames)} frames were good' in str(error.value)
+    assert 5 <= len(frames) < FRAMES
+    assert [index_of(frame) for frame in frames] == list(range(len(frames)))
+
+
+def test_a_video_that_is_one_frame_short_of_an_estimate_is_whole(video):
+    source = VideoFile(video)
+    source.frame_count = FRAMES + 1
+    assert len(list(source)) == FRAMES
+
+
+def test_a_variable_frame_rate_is_not_taken_for_a_break(video):
+    # Announced: 2 s at an estimated 60 fps; delivered: 30 frames whose times span all of it.
+    source = VideoFile(video)
+    source.frame_count, source.fps = 72, 60.0
+    assert len(list(source)) == FRAMES
+
+
+def test_images_come_in_natural_order_at_the_given_rate(folder):
+    with open_source(str(folder), fps=10) as source:
+        frames = list(source)
+    assert isinstance(source, ImageFolder)
+    assert [index_of(frame) for frame in frames] == list(range(12))
+    assert [frame.stamp_ns for frame in frames] == [k * 100_000_000 for k in range(12)]
+    assert source.frame_count == 12
+
+
+def test_natural_order():
+    names = ['b1', 'a10', 'a2', '10', '9', 'A3']
+    assert sorted(names, key=natural_key) == ['9', '10', 'a2', 'A3', 'a10', 'b1']
+
+
+def test_a_broken_image_in_a_folder_says_which_and_how_many_were_good(folder):
+    (folder / 'frame5.png').write_bytes(b'\x89PNG broken')
+    frames = []
+    with pytest.raises(SourceError, match=r'frame5\.png .*; the 5 frames before it were good'):
+        frames.extend(ImageFolder(folder))
+    assert len(frames) == 5
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('missing.mp4', None, 'does not exist; check the path'),
+        ('empty.mp4', b'', r'is empty \(0 bytes\)'),
+        ('text.mp4', b'no video at all' * 50, r'\(750 bytes\) cannot be decoded as a video'),
+        ('one.png', b'whatever', 'is a single image, not a video'),
+    ],
+)
+def test_a_file_that_is_no_video(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SourceError, match=message) as error:
+        open_source(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_a_video_without_its_index_cannot_be_opened(tmp_path):
+    path = tmp_path / 'video.mp4'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), FPS, SIZE)
+    for index in range(FRAMES):
+        writer.write(picture(index))
+    writer.release()
+    with pytest.raises(SourceError, match='it is truncated'):
+        VideoFile(truncated(path, keep=0.6))
+
+
+def test_a_folder_without_images(tmp_path):
+    with pytest.raises(SourceError, match='has no images'):
+        open_source(str(tmp_path))
+
+
+def test_what_is_no_folder(tmp_path):
+    with pytest.raises(SourceError, match='is not a folder'):
+        ImageFolder(tmp_path / 'nowhere')
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    with pytest.raises(SourceError, match='is not a file'):
+        VideoFile('/dev/null')
+
+
+# Images -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'image',
+    [
+        pytest.param(np.full((4, 6), 100, np.uint8), id='grey'),
+        pytest.param(np.full((4, 6, 4), 100, np.uint8), id='alpha'),
+        pytest.param(np.full((4, 6, 3), 100 * 257, np.uint16), id='16 bit'),
+    ],
+)
+def test_grey_alpha_and_16_bit_images_become_frames(tmp_path, image):
+    path = tmp_path / 'image.png'
+    cv2.imwrite(str(path), image)
+    frame = read_image(path)
+    assert frame.image.shape == (4, 6, 3)
+    assert frame.image.dtype == np.uint8
+    assert (frame.image == 100).all()
+
+
+def test_an_image_that_is_none(tmp_path):
+    path = tmp_path / 'image.jpg'
+    path.write_text('just text')
+    with pytest.raises(SourceError, match=r'image\.jpg \(9 bytes\) cannot be read as an image'):
+        read_image(path)
+
+
+def test_an_image_that_opencv_refuses(tmp_path):
+    # A header that promises more pixels than OpenCV is willing to allocate.
+    path = tmp_path / 'huge.ppm'
+    path.write_bytes(b'P6 1000000 1000000 255\n')
+    with pytest.raises(SourceError, match=r'huge\.ppm.* cannot be read as an image'):
+        read_image(path)
+
+
+# Live sources -------------------------------------------------------------------------------
+
+
+class FakeCapture:
+    """A camera that delivers some frames and then fails, instead of cv2.VideoCapture."""
+
+    def __init__(self, count, on_read=lambda index: None):
+        self.count = count
+        self.on_read = on_read
+        self.index = 0
+        self.released = False
+        self.settings = {}
+
+    def __call__(self, target, api):
+        self.target, self.api = target, api
+        return self
+
+    def isOpened(self):
+        return True
+
+    def set(self, key, value):
+        self.settings[key] = value
+
+    def get(self, key):
+        return 15.0
+
+    def read(self):
+        self.on_read(self.index)
+        if self.index >= self.count:
+            return False, None
+        self.index += 1
+        return True, picture(self.index - 1)
+
+    def release(self):
+        self.released = True
+
+
+def fake_camera(monkeypatch, count, on_read=lambda index: None, **options):
+    capture = FakeCapture(count, on_read)
+    monkeypatch.setattr(cv2, 'VideoCapture', capture)
+    return Camera(0, **options), capture
+
+
+def test_camera_frames_are_stamped_at_capture(monkeypatch):
+    times = iter(range(100, 200))
+    camera, capture = fake_camera(monkeypatch, 3, clock_ns=lambda: next(times))
+    reader = camera._frames()
+    assert [next(reader).stamp_ns for _ in range(3)] == [100, 101, 102]
+    with pytest.raises(SourceError, match='0 stopped delivering after 3 frames'):
+        next(reader)
+    assert capture.released
+    assert (capture.target, capture.api, camera.fps) == (0, cv2.CAP_ANY, 15.0)
+    # Drivers queue frames; old ones are of no use.
+    assert capture.settings == {cv2.CAP_PROP_BUFFERSIZE: 1}
+
+
+def test_the_newest_camera_frame_wins_and_the_end_is_an_error(monkeypatch):
+    first_taken, rest_read = threading.Event(), threading.Event()
+
+    def on_read(index):
+        if index == 1:
+            assert first_taken.wait(20)
+        if index == 10:
+            rest_read.set()
+
+    camera, capture = fake_camera(monkeypatch, 10, on_read)
+    seen = []
+
+    def consume():
+        for frame in camera:
+            seen.append((camera.position, index_of(frame)))
+            first_taken.set()
+            assert rest_read.wait(20)
+
+    with camera, pytest.raises(SourceError, match='stopped delivering after 10 frames'):
+        consume()
+    assert seen == [(0, 0), (9, 9)]
+    assert camera.dropped == 8
+    assert capture.released
+
+
+def test_a_camera_that_was_stopped_ends_without_an_error(monkeypatch):
+    camera, capture = fake_camera(monkeypatch, 10**9)
+    for _ in camera:
+        camera.stop()
+    camera.close()
+    assert capture.released
+
+
+def test_a_camera_that_was_never_read_is_released(monkeypatch):
+    camera, capture = fake_camera(monkeypatch, 1)
+    camera.close()
+    assert capture.released
+
+
+def test_an_unexpected_failure_of_the_reader_reaches_the_consumer(monkeypatch):
+    def explode(index):
+        raise ZeroDivisionError('inside the driver')
+
+    camera, _ = fake_camera(monkeypatch, 1, explode)
+    with pytest.raises(ZeroDivisionError, match='inside the driver'):
+        list(camera)
+
+
+def test_a_camera_of_another_pixel_format_says_what_is_wrong(monkeypatch):
+    camera, capture = fake_camera(monkeypatch, 1)
+    monkeypatch.setattr(capture, 'read', lambda: (True, np.zeros((4, 4), np.uint8)))
+    with pytest.raises(InputError, match='expected shape'):
+        list(camera)
+
+
+@pytest.mark.parametrize(
+    ('text', 'target', 'pipeline'),
+    [
+        ('0', 0, False),
+        ('12', 12, False),
+        ('rtsp://user:secret@camera/1', 'rtsp://user:secret@camera/1', False),
+        ('videotestsrc ! videoconvert ! appsink', 'videotestsrc ! videoconvert ! appsink', True),
+        ('/dev/null', '/dev/null', False),
+    ],
+)
+def test_what_is_taken_for_a_camera(monkeypatch, text, target, pipeline):
+    capture = FakeCapture(1)
+    monkeypatch.setattr(cv2, 'VideoCapture', capture)
+    with open_source(text) as source:
+        assert source.live
+    assert capture.target == target
+    assert (capture.api == cv2.CAP_GSTREAMER) is pipeline
+
+
+@pytest.mark.parametrize(
+    ('target', 'gstreamer', 'message'),
+    [
+        (57, 'NO', 'webcam 57 cannot be opened; this machine has '),
+        ('/dev/null', 'NO', 'device /dev/null cannot be opened; this machine has '),
+        ('rtsp://127.0.0.1:1/x', 'NO', 'stream rtsp://.* cannot be opened; check the address'),
+        ('nonsense ! appsink', 'NO', 'pipeline .* this OpenCV was built without GStreamer'),
+        ('nonsense ! appsink', 'YES (1.20)', 'pipeline .* try it with gst-launch-1.0'),
+    ],
+)
+def test_a_camera_that_cannot_be_opened(monkeypatch, target, gstreamer, message):
+    monkeypatch.setattr(cv2, 'getBuildInformation', lambda: f'  GStreamer:      {gstreamer}\n')
+    with pytest.raises(SourceError, match=message):
+        Camera(target)
+
+
+def test_a_network_stream_over_http(monkeypatch):
+    """A real stream: motion JPEG from a local server, decoded by OpenCV."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header('Content-Type', 'multipart/x-mixed-replace; boundary=frame')
+            self.end_headers()
+            for index in range(20):
+                _, jpeg = cv2.imencode('.jpg', picture(index))
+                self.wfile.write(b'--frame\r\nContent-Type: image/jpeg\r\n')
+                self.wfile.write(b'Content-Length: %d\r\n\r\n' % len(jpeg))
+                self.wfile.write(jpeg.tobytes() + b'\r\n')
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    frames = []
+    try:
+        with (
+            open_source(f'http://127.0.0.1:{server.server_port}/stream.mjpg') as source,
+            pytest.raises(SourceError, match='stopped delivering after'),
+        ):
+            frames.extend(source)
+    finally:
+        server.shutdown()
+        server.server_close()
+    seen = [index_of(frame) for frame in frames]
+    assert seen == sorted(seen)
+    assert len(seen) + source.dropped == source.position + 1 >= 15
+
+
+# Files played like a camera -----------------------------------------------------------------
+
+
+class FakeTime:
+    def __init__(self):
+        self.now_ns = 1_000_000_000_000
+        self.slept = 0.0
+
+    def ns(self):
+        return self.now_ns
+
+    def sleep(self, seconds):
+        assert seconds > 0
+        self.slept += seconds
+        self.now_ns += round(seconds * 1e9)
+
+
+def test_a_paced_file_delivers_each_frame_when_it_is_due(video):
+    time = FakeTime()
+    paced = Paced(VideoFile(video), clock_ns=time.ns, sleep=time.sleep)
+    start = time.now_ns
+    for index, frame in enumerate(paced._frames()):
+        assert frame.stamp_ns == start + index * 40_000_000 == time.now_ns
+    assert index == FRAMES - 1
+    assert time.slept == pytest.approx((FRAMES - 1) / FPS)
+    assert (paced.live, paced.frame_count, paced.fps) == (True, FRAMES, FPS)
+
+
+def test_a_paced_file_does_not_wait_for_frames_that_are_due(video):
+    time = FakeTime()
+    reader = Paced(VideoFile(video), clock_ns=time.ns, sleep=time.sleep)._frames()
+    next(reader)
+    time.now_ns += 10_000_000_000
+    list(reader)
+    assert time.slept == 0.0
+
+
+def test_open_source_plays_files_in_real_time_on_demand(video):
+    with open_source(str(video), realtime=True) as source:
+        seen = []
+        for frame in source:
+            seen.append(index_of(frame))
+            assert source.position == seen[-1]
+    assert isinstance(source, Paced)
+    assert len(seen) + source.dropped == FRAMES
+
+
+def test_a_paced_file_reports_a_break_like_the_file_does(video):
+    with (
+        open_source(str(truncated(video, keep=0.8)), realtime=True) as source,
+        pytest.raises(SourceError, match='breaks off'),
+    ):
+        list(source)
