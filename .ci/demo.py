@@ -35,15 +35,15 @@ def write_clip(path: Path) -> None:
 
 
 def engine(out: Path) -> Path:
-    """The bundled engine; where there is none, an untrained one that shows only the plumbing."""
+    """The bundled engine; where there is none, the tests' own, which shows only the plumbing."""
     if (MICRO / 'manifest.json').is_file():
         return MICRO
-    print('engines/micro is not there yet: this demo uses an engine with RANDOM weights.')
-    print('Timing and data flow are real, the masks mean nothing.')
-    sys.path.insert(0, str(REPOSITORY / 'tests'))
-    from tiny_engine import write_engine
+    print("engines/micro is not there yet: this demo uses the tests' hand-made engine, which")
+    print('follows a colour. The data flow is real; masks and times say nothing about SAM 2.')
+    sys.path.insert(0, str(REPOSITORY))
+    from tests.tiny_engine import build
 
-    return Path(write_engine(out / 'random_engine'))
+    return build(out / 'tiny_engine').folder
 
 
 def main() -> int:
