@@ -129,6 +129,48 @@ def _error_name(library: Any, code: int) -> str:
     return f'{name.value.decode()} ({code})' if name.value else f'error {code}'
 
 
+def _error(library: Any, code: int, doing: str) -> BackendError:
+    """The error to raise for a driver call's result."""
+    what = f'GPU: {doing}: {_error_name(library, code)}'
+    if code == _OUT_OF_MEMORY:
+        return DeviceMemoryError(
+            f'{what}; close other programs that use the GPU, lower max_objects or '
+            'held_megabytes, or use an engine with a smaller image size'
+        )
+    if code in _LOST:
+        return DeviceLostError(
+            f'{what}; the device is lost to this process: restart it, and look for Xid lines in '
+            'the kernel log (dmesg) if it happens again'
+        )
+    return BackendError(f'{what}; see the NVIDIA driver documentation for this error')
+
+
+def _check(library: Any, name: str, *arguments: Any, doing: str = '') -> None:
+    code = getattr(library, name)(*arguments)
+    if code:
+        raise _error(library, code, doing or name)
+
+
+def describe(library: Any, ordinal: int = 0) -> Device:
+    """What a device is; makes no context on it."""
+    device, name, version = c_int(), ctypes.create_string_buffer(256), c_int()
+    _check(library, 'cuDeviceGet', byref(device), ordinal)
+    _check(library, 'cuDeviceGetName', name, 256, device.value)
+    _check(library, 'cuDriverGetVersion', byref(version))
+
+    def attribute(which: int) -> int:
+        value = c_int()
+        _check(library, 'cuDeviceGetAttribute', byref(value), which, device.value)
+        return value.value
+
+    return Device(
+        name.value.decode(errors='replace'),
+        (attribute(_MAJOR), attribute(_MINOR)),
+        attribute(_MULTIPROCESSORS),
+        f'{version.value // 1000}.{version.value % 1000 // 10}',
+    )
+
+
 class Cuda:
     """One device, its primary context, and one non-blocking stream on which everything happens.
 
@@ -145,49 +187,15 @@ class Cuda:
         device, context, stream = c_int(), c_void_p(), c_void_p()
         self._call('cuDeviceGet', byref(device), ordinal)
         self._ordinal = device.value
-        self.device = self._describe()
+        self.device = describe(library, ordinal)
         self._call('cuDevicePrimaryCtxRetain', byref(context), self._ordinal)
         self._context = context
         with self.current():
             self._call('cuStreamCreate', byref(stream), _NON_BLOCKING)
         self._stream = stream
 
-    def _describe(self) -> Device:
-        name, version = ctypes.create_string_buffer(256), c_int()
-        self._call('cuDeviceGetName', name, 256, self._ordinal)
-        self._call('cuDriverGetVersion', byref(version))
-
-        def attribute(which: int) -> int:
-            value = c_int()
-            self._call('cuDeviceGetAttribute', byref(value), which, self._ordinal)
-            return value.value
-
-        return Device(
-            name.value.decode(errors='replace'),
-            (attribute(_MAJOR), attribute(_MINOR)),
-            attribute(_MULTIPROCESSORS),
-            f'{version.value // 1000}.{version.value % 1000 // 10}',
-        )
-
     def _call(self, name: str, *arguments: Any, doing: str = '') -> None:
-        code = getattr(self._library, name)(*arguments)
-        if code:
-            raise self.error(code, doing or name)
-
-    def error(self, code: int, doing: str) -> BackendError:
-        """The error to raise for a driver call's result."""
-        what = f'GPU: {doing}: {_error_name(self._library, code)}'
-        if code == _OUT_OF_MEMORY:
-            return DeviceMemoryError(
-                f'{what}; close other programs that use the GPU, lower max_objects or '
-                'held_megabytes, or use an engine with a smaller image size'
-            )
-        if code in _LOST:
-            return DeviceLostError(
-                f'{what}; the device is lost to this process: restart it, and look for Xid lines '
-                'in the kernel log (dmesg) if it happens again'
-            )
-        return BackendError(f'{what}; see the NVIDIA driver documentation for this error')
+        _check(self._library, name, *arguments, doing=doing)
 
     @contextmanager
     def current(self) -> Iterator[None]:
