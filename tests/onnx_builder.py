@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+import pytest
 
 from sam2_rt.runtime.manifest import TensorSpec
+
+onnx = pytest.importorskip('onnx', reason='these tests build their graphs: pip install onnx')
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
 
 class Value:
@@ -35,23 +37,23 @@ class Value:
         return self.graph.op('Div', self, other)
 
     def __gt__(self, other: Any) -> Value:
-        return self.graph.op('Greater', self, other).cast(TensorProto.FLOAT)
+        return self.graph.op('Greater', self, other).cast(onnx.TensorProto.FLOAT)
 
     def __le__(self, other: Any) -> Value:
-        return self.graph.op('LessOrEqual', self, other).cast(TensorProto.FLOAT)
+        return self.graph.op('LessOrEqual', self, other).cast(onnx.TensorProto.FLOAT)
 
     def equals(self, other: int) -> Value:
-        return self.graph.op('Equal', self, np.int32(other)).cast(TensorProto.FLOAT)
+        return self.graph.op('Equal', self, np.int32(other)).cast(onnx.TensorProto.FLOAT)
 
     def choose(self, yes: Any, no: Any) -> Value:
         """`yes` where this is not 0, else `no`."""
-        return self.graph.op('Where', self.cast(TensorProto.BOOL), yes, no)
+        return self.graph.op('Where', self.cast(onnx.TensorProto.BOOL), yes, no)
 
     def cast(self, to: int) -> Value:
         return self.graph.op('Cast', self, to=to)
 
     def float(self) -> Value:
-        return self.cast(TensorProto.FLOAT)
+        return self.cast(onnx.TensorProto.FLOAT)
 
     def abs(self) -> Value:
         return self.graph.op('Abs', self)

@@ -25,12 +25,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from export.stages import graph_specs
 from sam2_rt.runtime.manifest import Manifest, MemorySpec, sha256
-from tests.onnx_builder import Graph, Value
+from tests.onnx_builder import Graph, Value, onnx
 
 MEMORY = MemorySpec(
     conditioning_slots=2, recent_slots=6, recent_pointers=15, memory_dim=8, hidden_dim=32

@@ -113,13 +113,17 @@ class Manifest:
         """Compares every file with its hash.
 
         Raises:
-            EngineError: a file is missing or its content is not what the manifest says.
+            EngineError: a file is missing, unreadable, or its content is not what the manifest
+                says.
         """
         for name, expected in self.files.items():
             path = self.folder / name
             if not path.is_file():
                 raise EngineError(f'{self.folder}: {name} is missing; {_ADVICE}')
-            came = sha256(path)
+            try:
+                came = sha256(path)
+            except OSError as error:
+                raise EngineError(f'{path} cannot be read: {error}') from error
             if came != expected:
                 raise EngineError(
                     f'{path}: expected SHA-256 {expected[:12]}…, got {came[:12]}… '
@@ -179,6 +183,9 @@ def load_manifest(folder: str | Path) -> Manifest:
     missing = [name for name in GRAPH_NAMES if name not in manifest.graphs]
     if missing:
         raise EngineError(f'{path}: graphs {missing} are not listed; {_ADVICE}')
+    unhashed = {graph.file for graph in manifest.graphs.values()} - set(manifest.files)
+    if unhashed:
+        raise EngineError(f'{path}: no SHA-256 is given for {sorted(unhashed)}; {_ADVICE}')
     return manifest
 
 
