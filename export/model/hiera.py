@@ -91,7 +91,7 @@ class MultiScaleAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, side, side, dim) -> (B, side', side', dim_out), side' = side / 2 when it pools."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = self.qkv(x).split(self.num_heads * self.head_dim, dim=-1)
         side = self.side
         if self.pool:
             q, side = max_pool(q), side // 2

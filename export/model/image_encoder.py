@@ -37,8 +37,8 @@ class FpnNeck(nn.Module):
 class ImageEncoder(nn.Module):
     """Normalised image (B, 3, S, S) -> pyramid of strides 4, 8 and 16, official `ImageEncoder`.
 
-    The trunk is any module that turns the image into four maps of strides 4, 8, 16 and 32, and says
-    their channels, coarsest first, in `channel_list`.
+    The trunk is any module that turns the image into four maps of strides 4, 8, 16 and 32, and
+    says their channels, coarsest first, in `channel_list`.
     """
 
     def __init__(self, trunk: nn.Module, hidden_dim: int) -> None:

@@ -98,7 +98,7 @@ class MaskDecoder(nn.Module):
             (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
         )
         tokens = torch.cat((own.expand(sparse.shape[0], -1, -1), sparse), dim=1)
-        cells = (0, self.dim, self.grid**2)
+        cells = (-1, self.dim, self.grid**2)
         tokens, image = self.transformer(
             reshape(features + dense, cells).transpose(1, 2),
             reshape(positions, cells).transpose(1, 2),
@@ -107,7 +107,7 @@ class MaskDecoder(nn.Module):
         mask_tokens = tokens[:, 2 : 2 + NUM_MASKS]
 
         upscale1, norm, act1, upscale2, act2 = self.output_upscaling
-        image = reshape(image.transpose(1, 2), (0, self.dim, self.grid, self.grid))
+        image = reshape(image.transpose(1, 2), (-1, self.dim, self.grid, self.grid))
         upscaled = act1(norm(upscale1(image) + high_res_s8))
         upscaled = act2(upscale2(upscaled) + high_res_s4)
 
@@ -115,9 +115,9 @@ class MaskDecoder(nn.Module):
             [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
         side = 4 * self.grid
-        masks = kernels.float() @ reshape(upscaled, (0, self.dim // 8, side**2)).float()
+        masks = kernels.float() @ reshape(upscaled, (-1, self.dim // 8, side**2)).float()
         return Candidates(
-            masks=reshape(masks, (0, NUM_MASKS, side, side)),
+            masks=reshape(masks, (-1, NUM_MASKS, side, side)),
             iou_scores=self.iou_prediction_head(tokens[:, 1]).float().sigmoid(),
             tokens=mask_tokens,
             object_score_logits=self.pred_obj_score_head(tokens[:, 0]).float().squeeze(-1),
@@ -139,6 +139,5 @@ def single_mask_is_stable(candidates: Candidates) -> Tensor:
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
     """Picks one of four per object, without a gather: (N, 4, ...) by index (N,) -> (N, ...)."""
-    chosen = torch.arange(NUM_MASKS, device=index.device) == index.unsqueeze(-1)
-    chosen = chosen[(...,) + (None,) * (values.ndim - 2)]
-    return torch.where(chosen, values, torch.zeros_like(values)).sum(dim=1)
+    others = torch.arange(NUM_MASKS, device=index.device) != index.unsqueeze(-1)
+    return values.masked_fill(others[(...,) + (None,) * (values.ndim - 2)], 0).sum(dim=1)

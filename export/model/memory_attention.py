@@ -165,7 +165,7 @@ class MemoryAttention(nn.Module):
     def forward(self, features: Tensor, memory: MemoryTokens) -> Tensor:
         """Image features (B, D, E, E), B = N or 1, and memory of N objects -> (N, D, E, E)."""
         x = features + 0.1 * self.position.to(features.dtype)
-        x = reshape(x, (0, self.dim, self.grid**2)).transpose(1, 2)
+        x = reshape(x, (-1, self.dim, self.grid**2)).transpose(1, 2)
         for layer in self.layers:
             x = layer(x, memory)
-        return reshape(self.norm(x).transpose(1, 2), (0, self.dim, self.grid, self.grid))
+        return reshape(self.norm(x).transpose(1, 2), (-1, self.dim, self.grid, self.grid))

@@ -1,8 +1,8 @@
 """Primitives whose form in the exported graph matters, and the half-precision policy.
 
 Half precision: parameters become float16, except those of normalisations. Normalisation, softmax
-and mask logits are computed in float32; buffers (positional tables) stay float32 and are cast where
-they are used. In a float32 model every cast is a no-op.
+and mask logits are computed in float32; buffers (positional tables) stay float32 and are cast
+where they are used. In a float32 model every cast is a no-op.
 """
 
 from __future__ import annotations

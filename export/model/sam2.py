@@ -397,9 +397,9 @@ class SAM2(nn.Module):
     ) -> MemoryTokens:
         """Lays the memory out for attention; what an empty slot contains never matters."""
         cells, mem_dim = self.grid**2, self.mem_dim
-        maps = reshape(memory_features, (0, 0, mem_dim, cells)).transpose(2, 3)
+        maps = reshape(memory_features, (0, -1, mem_dim, cells)).transpose(2, 3)
         map_empty = memory_time < 0
-        maps = torch.where(map_empty[:, :, None, None], torch.zeros_like(maps), maps)
+        maps = maps.masked_fill(map_empty[:, :, None, None], 0)
         row = torch.where(memory_time > 0, memory_time - 1, RECENT_SLOTS)
         time = self.maskmem_tpos_enc.reshape(-1, mem_dim)[row].unsqueeze(2)
         map_keys = maps + (self.memory_position.to(maps.dtype) + time)
@@ -407,10 +407,8 @@ class SAM2(nn.Module):
         # A pointer becomes D / Dm tokens that share its time.
         parts = self.hidden_dim // mem_dim
         pointer_empty = pointer_time < 0
-        pointers = torch.where(
-            pointer_empty.unsqueeze(-1), torch.zeros_like(object_pointers), object_pointers
-        )
-        pointers = reshape(pointers, (0, 0, parts, mem_dim))
+        pointers = object_pointers.masked_fill(pointer_empty.unsqueeze(-1), 0)
+        pointers = reshape(pointers, (0, -1, parts, mem_dim))
         pointer_keys = pointers
         if self.config.pointer_time:
             angle = sine_1d(pointer_time.float() / RECENT_POINTERS, self.hidden_dim)
@@ -418,18 +416,12 @@ class SAM2(nn.Module):
             pointer_keys = pointers + time.unsqueeze(2)
 
         flat = (0, -1, mem_dim)
-        empty = torch.cat(
-            (
-                reshape(map_empty.unsqueeze(2).expand(-1, -1, cells), (0, -1)),
-                reshape(pointer_empty.unsqueeze(2).expand(-1, -1, parts), (0, -1)),
-            ),
-            dim=1,
-        )
+        bias = torch.cat((token_bias(map_empty, cells), token_bias(pointer_empty, parts)), dim=2)
         return MemoryTokens(
             map_keys=map_keys,
             pointer_keys=reshape(pointer_keys, flat),
             values=torch.cat((reshape(maps, flat), reshape(pointers, flat)), dim=1),
-            bias=(empty.float() * EMPTY_SLOT_BIAS).unsqueeze(1),
+            bias=bias,
         )
 
     # Export ------------------------------------------------------------------------------------
@@ -452,6 +444,14 @@ class SAM2(nn.Module):
 def embedding(*shape: int) -> nn.Parameter:
     """A learned embedding, initialised as the official ones."""
     return nn.Parameter(nn.init.trunc_normal_(torch.zeros(shape), std=0.02))
+
+
+def token_bias(empty: Tensor, tokens: int) -> Tensor:
+    """Which slots are empty (N, M) -> what to add to their tokens' scores (N, 1, M * tokens)."""
+    bias = empty.float().unsqueeze(-1) * torch.full(
+        (tokens,), EMPTY_SLOT_BIAS, device=empty.device
+    )
+    return reshape(bias, (0, 1, -1))
 
 
 def memory_norm(memory: Tensor, pointer: Tensor) -> Tensor:

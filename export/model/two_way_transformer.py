@@ -26,10 +26,10 @@ class Attention(nn.Module):
         k = self._heads(self.k_proj(k))
         v = self._heads(self.v_proj(v))
         out = attend(q, k, v, self.head_dim**-0.5).transpose(1, 2)
-        return self.out_proj(reshape(out, (0, 0, self.inner)))
+        return self.out_proj(reshape(out, (0, -1, self.inner)))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return reshape(x, (0, 0, self.num_heads, self.head_dim)).transpose(1, 2)
+        return reshape(x, (0, -1, self.num_heads, self.head_dim)).transpose(1, 2)
 
 
 class TwoWayAttentionBlock(nn.Module):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
+from export.model.conv_trunk import ConvTrunkConfig
 from export.model.hiera import HieraConfig
 from export.model.sam2 import SAM2
 
@@ -101,6 +102,20 @@ LARGE = HieraConfig(
     window_pos_embed_bkg_spatial_size=7,
 )
 
+# The bundled network: the same parts, narrow, for a camera's rate on two processor cores.
+MICRO = ModelConfig(
+    ConvTrunkConfig(),
+    hidden_dim=96,
+    mem_dim=48,
+    memory_layers=2,
+    memory_ffn_dim=256,
+    memory_dropout=0.0,
+    memory_mask_channels=(4, 16, 32, 96),
+    decoder_heads=4,
+    decoder_mlp_dim=256,
+    iou_hidden_dim=96,
+)
+
 
 def _sam2(trunk: HieraConfig) -> ModelConfig:
     """SAM 2, July 2024: pointers without time, memory without the no-object mark."""
@@ -116,6 +131,7 @@ VARIANTS = {
     'sam2.1_hiera_small': ModelConfig(SMALL),
     'sam2.1_hiera_base_plus': ModelConfig(BASE_PLUS),
     'sam2.1_hiera_large': ModelConfig(LARGE),
+    'micro': MICRO,
 }
 
 
