@@ -1,0 +1,1 @@
+"""The bundled small model: its scene generator, its training and its evaluation."""

@@ -1,0 +1,150 @@
+"""Training samples: generated stills and clips with targets, streamed from worker processes.
+
+Scene n of a seed is always the same; a resumed run takes a new seed, so it never sees old scenes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from export.micro.scenes import DIFFICULTIES, Clip, generate
+
+ABSENT, PRESENT, UNSURE = 0, 1, 2
+_LEAST_PIXELS = 16  # of a target on its first frame
+_SURE_PIXELS = 12  # below it, whether an object counts as visible is a matter of taste
+
+
+class Batch(NamedTuple):
+    """B clips of T frames with N objects in all.
+
+    Attributes:
+        frames: uint8 (B, T, S, S, 3).
+        clip_index: int64 (N,), the clip an object is in.
+        first_masks: bool (N, S, S), the mask on frame 0, at full resolution for prompts.
+        targets: Float32 (N, T, S/4, S/4), covered share of each stride-4 cell.
+        presence: uint8 (N, T): ABSENT, PRESENT or UNSURE.
+    """
+
+    frames: Tensor
+    clip_index: Tensor
+    first_masks: Tensor
+    targets: Tensor
+    presence: Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a stream of samples consists of.
+
+    Attributes:
+        length: Frames T.
+        objects: Objects per clip, at most.
+        mix: Shares of the scene difficulties, in the order of DIFFICULTIES.
+        photo_share: See `scenes.generate`.
+        repeats: Times each generated clip is shown, mirrored and recoloured differently.
+        pace: Tempo, or None for a random one.
+    """
+
+    length: int
+    objects: int
+    mix: tuple[float, ...]
+    photo_share: float = 0.4
+    repeats: int = 2
+    pace: float | None = None
+
+
+STILLS = Recipe(length=1, objects=3, mix=(0.15, 0.1, 0.0, 0.15, 0.6), repeats=2, pace=3.0)
+CLIPS = Recipe(length=8, objects=2, mix=(0.1, 0.35, 0.2, 0.15, 0.2), repeats=2)
+_STILLS_PER_SCENE = 3
+
+
+class Samples(IterableDataset):
+    """Endless (frames, first_masks, targets, presence) of one clip each, as NumPy arrays.
+
+    Args:
+        recipe: What to generate.
+        seed: Of the stream.
+        image_size: S.
+    """
+
+    def __init__(self, recipe: Recipe, seed: tuple[int, ...], image_size: int) -> None:
+        self.recipe, self.seed, self.image_size = recipe, seed, image_size
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        cv2.setNumThreads(1)
+        if worker:
+            os.nice(2)
+        number = first
+        while True:
+            yield from self._scene(number)
+            number += step
+
+    def _scene(self, number: int) -> Iterator[tuple[np.ndarray, ...]]:
+        recipe, size = self.recipe, self.image_size
+        rng = np.random.default_rng((*self.seed, number))
+        scene = int(rng.integers(2**40))
+        difficulty = str(rng.choice(DIFFICULTIES, p=recipe.mix))
+        still = recipe.length == 1
+        clip = generate(
+            scene, difficulty, _STILLS_PER_SCENE if still else recipe.length, size, size,
+            recipe.photo_share, recipe.pace,
+        )  # fmt: skip
+        pieces = [clip]
+        if still:
+            pieces = [
+                Clip(clip.frames[i : i + 1], clip.masks[i : i + 1], clip.presence[i : i + 1])
+                for i in range(len(clip.frames))
+            ]
+        for piece in pieces * recipe.repeats:
+            sample = _sample(rng, piece, recipe.objects)
+            if sample is not None:
+                yield sample
+
+
+def _sample(rng: np.random.Generator, clip: Clip, objects: int) -> tuple[np.ndarray, ...] | None:
+    """Mirrors, turns, recolours and reverses a clip, and picks its targets."""
+    frames, masks = clip.frames, clip.masks.transpose(1, 0, 2, 3)
+    if rng.random() < 0.5:
+        frames, masks = frames[::-1], masks[:, ::-1]
+    if rng.random() < 0.5:
+        frames, masks = frames[:, :, ::-1], masks[..., ::-1]
+    if rng.random() < 0.3:
+        frames, masks = frames[:, ::-1], masks[:, :, ::-1]
+    if rng.random() < 0.3:
+        frames, masks = frames.transpose(0, 2, 1, 3), masks.swapaxes(2, 3)
+    if rng.random() < 0.5:
+        frames = frames[..., rng.permutation(3)]
+    visible = np.flatnonzero(masks[:, 0].sum((1, 2)) >= _LEAST_PIXELS)
+    if not len(visible):
+        return None
+    masks = np.ascontiguousarray(masks[rng.permutation(visible)[:objects]])
+    area = masks.sum((2, 3))
+    presence = np.where(area >= _SURE_PIXELS, PRESENT, np.where(area > 0, UNSURE, ABSENT))
+    count, length, height, width = masks.shape
+    cells = masks.reshape(count, length, height // 4, 4, width // 4, 4)
+    targets = cells.mean((3, 5), dtype=np.float32)
+    return np.ascontiguousarray(frames), masks[:, 0], targets, presence.astype(np.uint8)
+
+
+def collate(samples: list[tuple[np.ndarray, ...]]) -> Batch:
+    """Stacks the clips and concatenates their objects."""
+    frames, first_masks, targets, presence = zip(*samples, strict=True)
+    counts = [len(masks) for masks in first_masks]
+    return Batch(
+        torch.from_numpy(np.stack(frames)),
+        torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
+        torch.from_numpy(np.concatenate(first_masks)),
+        torch.from_numpy(np.concatenate(targets)),
+        torch.from_numpy(np.concatenate(presence)),
+    )

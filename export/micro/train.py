@@ -1,0 +1,244 @@
+"""Trains `micro` from nothing: generated stills first, then generated clips.
+
+    python -m export.micro.train --out runs/micro
+
+Interrupted, the same command goes on from the last checkpoint. `runs/micro/micro.pt` is the result
+(the averaged weights, in Meta's layout), `progress.jsonl` the log, `progress.png` its curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from export.micro.curves import draw_curves
+from export.micro.initialise import initialise
+from export.micro.samples import CLIPS, STILLS, Batch, Recipe, Samples, collate
+from export.micro.unroll import Teaching, clip_loss
+from export.model import SAM2, build
+
+IMAGE_SIZE = 256
+WARM_UP = 100
+GRADIENT_LIMIT = 2.0
+LOG_EVERY, SAVE_EVERY = 25, 100
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the curriculum.
+
+    Attributes:
+        name: For the log.
+        steps: Optimiser steps.
+        recipe: What is shown.
+        clips: Clips per step.
+        balance: `losses.mask_loss` balance at its start and end.
+        forcing: `Teaching.forcing` at its start and end.
+    """
+
+    name: str
+    steps: int
+    recipe: Recipe
+    clips: int
+    balance: tuple[float, float]
+    forcing: tuple[float, float] = (0.0, 0.0)
+
+
+def curriculum(stills: int, short: int, long: int) -> tuple[Phase, ...]:
+    """Single images, then clips of 4 frames, then of 8."""
+    return (
+        Phase('stills', stills, STILLS, 8, (1.0, 0.2)),
+        Phase('short', short, replace(CLIPS, length=4), 3, (0.2, 0.0), (0.8, 0.0)),
+        Phase('long', long, CLIPS, 2, (0.0, 0.0)),
+    )
+
+
+def phase_at(phases: tuple[Phase, ...], step: int) -> tuple[Phase, float]:
+    """The phase that a step is in, and how far into it, 0..1."""
+    for phase in phases:
+        if step < phase.steps:
+            return phase, step / phase.steps
+        step -= phase.steps
+    return phases[-1], 1.0
+
+
+def learning_rate(peak: float, step: int, total: int) -> float:
+    """Linear warm-up, then a cosine down to a fiftieth."""
+    if step < WARM_UP:
+        return peak * (step + 1) / WARM_UP
+    done = (step - WARM_UP) / max(total - WARM_UP, 1)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+
+class Average:
+    """Exponential moving average of a network's state, quick at first, slow later."""
+
+    def __init__(self, model: SAM2) -> None:
+        self.state = {name: value.clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: SAM2, step: int) -> None:
+        """Moves towards the model: a window of a tenth of the run so far, at most 1000 steps."""
+        keep = min(0.999, 1 - 10 / (step + 20))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - keep)
+            else:
+                self.state[name].copy_(value)
+
+
+class Trainer:
+    """Network, optimiser, average and step count: all that a checkpoint holds."""
+
+    def __init__(self, out: Path, peak: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.out, self.peak, self.seed, self.step = out, peak, seed, 0
+        self.model = build('micro', IMAGE_SIZE, conditioning_slots=1)
+        initialise(self.model)
+        self.model = self.model.to(memory_format=torch.channels_last).train()
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [
+            {'params': decayed, 'weight_decay': 0.02},
+            {'params': plain, 'weight_decay': 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
+        self.average = Average(self.model)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / 'checkpoint.pt'
+
+    def save(self) -> None:
+        """Writes the checkpoint and the result, whole or not at all."""
+        state = {
+            'step': self.step,
+            'model': self.model.state_dict(),
+            'optimiser': self.optimiser.state_dict(),
+            'average': self.average.state,
+        }
+        for path, content in (
+            (self.checkpoint, state),
+            (self.out / 'micro.pt', {'model': self.average.state}),
+        ):
+            torch.save(content, path.with_suffix('.part'))
+            os.replace(path.with_suffix('.part'), path)
+
+    def resume(self, path: Path) -> None:
+        """Goes on from a checkpoint."""
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        self.step = state['step']
+        self.model.load_state_dict(state['model'])
+        self.optimiser.load_state_dict(state['optimiser'])
+        self.average.state = state['average']
+
+    def learn(self, batch: Batch, teaching: Teaching, rate: float) -> dict[str, float]:
+        """One optimiser step."""
+        for group in self.optimiser.param_groups:
+            group['lr'] = rate
+        rng = np.random.default_rng((self.seed, self.step))
+        loss, log = clip_loss(self.model, batch, teaching, rng)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f'the loss is {loss.item()} at step {self.step}: lower --rate and run again, '
+                f'which goes on from {self.checkpoint}'
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_LIMIT)
+        self.optimiser.step()
+        self.step += 1
+        self.average.update(self.model, self.step)
+        return {'loss': float(loss.detach()), 'gradient': float(norm), **log}
+
+
+def stream(phase: Phase, seed: tuple[int, ...], workers: int) -> Iterator[Batch]:
+    """Endless batches of a phase."""
+    samples = Samples(phase.recipe, seed, IMAGE_SIZE)
+    prefetch = 4 if workers else None
+    loader = DataLoader(
+        samples,
+        batch_size=phase.clips,
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=prefetch,
+    )
+    return iter(loader)
+
+
+def train(trainer: Trainer, phases: tuple[Phase, ...], workers: int) -> None:
+    """Runs the curriculum from the trainer's step to its end."""
+    total = sum(phase.steps for phase in phases)
+    current, batches = None, None
+    log: dict[str, list[float]] = defaultdict(list)
+    began = time.monotonic()
+    while trainer.step < total:
+        phase, done = phase_at(phases, trainer.step)
+        if batches is None or phase is not current:
+            current = phase
+            batches = stream(phase, (trainer.seed, trainer.step), workers)
+        teaching = Teaching(
+            balance=float(np.interp(done, (0, 1), phase.balance)),
+            forcing=float(np.interp(done, (0, 1), phase.forcing)),
+        )
+        rate = learning_rate(trainer.peak, trainer.step, total)
+        for name, value in trainer.learn(next(batches), teaching, rate).items():
+            log[name].append(value)
+        if trainer.step % LOG_EVERY == 0:
+            seconds = (time.monotonic() - began) / LOG_EVERY
+            began = time.monotonic()
+            entry = {name: round(float(np.mean(values)), 4) for name, values in log.items()}
+            log.clear()
+            entry = {
+                'step': trainer.step,
+                'phase': phase.name,
+                'seconds': round(seconds, 3),
+                **entry,
+            }
+            with (trainer.out / 'progress.jsonl').open('a') as file:
+                file.write(json.dumps(entry) + '\n')
+            shown = ('loss', 'box.J', 'click.J_best', 'track.J_best', 'track.score')
+            values = ' '.join(f'{name} {entry[name]:.3f}' for name in shown if name in entry)
+            print(f'{phase.name} {trainer.step}/{total} {seconds:.2f} s/step {values}', flush=True)
+        if trainer.step % SAVE_EVERY == 0 or trainer.step == total:
+            trainer.save()
+            draw_curves(trainer.out / 'progress.jsonl', trainer.out / 'progress.png')
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--out', type=Path, default=Path('runs/micro'), help='folder of the run')
+    parser.add_argument('--stills', type=int, default=3000, help='steps on single images')
+    parser.add_argument('--short', type=int, default=2000, help='steps on clips of 4 frames')
+    parser.add_argument('--long', type=int, default=2000, help='steps on clips of 8 frames')
+    parser.add_argument('--rate', type=float, default=1e-3, help='peak learning rate')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--workers', type=int, default=1, help='processes that generate scenes')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(arguments.out, arguments.rate, arguments.seed)
+    if trainer.checkpoint.exists():
+        trainer.resume(trainer.checkpoint)
+        print(f'going on from step {trainer.step}')
+    train(
+        trainer, curriculum(arguments.stills, arguments.short, arguments.long), arguments.workers
+    )
+
+
+if __name__ == '__main__':
+    main()

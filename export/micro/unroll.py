@@ -1,0 +1,196 @@
+"""One training step's forward pass: prompt the first frame, track the rest, add up the losses.
+
+As inference does it, through the same pieces of the network, except that early in training the
+memory may be written from the true mask ('teacher forcing'), so that reading the memory can be
+learned before the masks are any good.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.micro.losses import frame_loss
+from export.micro.prompts import box_prompt, click_prompt, corrective_click
+from export.micro.samples import PRESENT, Batch
+from export.model.mask_decoder import Candidates, best_multimask, pick
+from export.model.sam2 import (
+    NO_OBJECT_LOGIT,
+    PREVIOUS_LOGITS_LIMIT,
+    RECENT_POINTERS,
+    RECENT_SLOTS,
+    SAM2,
+)
+
+_SURE_LOGIT = 10.0  # of a true mask, where it stands in for a predicted one
+_LONGEST_GAP = 400  # frames that may lie between the prompt and the frames that are trained on
+
+
+@dataclass
+class _Memory:
+    """What N objects remember: (frame number, features, pointers), conditioning and recent."""
+
+    gap: int
+    conditioning: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    recent: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+
+    def inputs(self, now: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Memory arguments of `SAM2.condition_on_memory` for frame `now`, filled slots only."""
+        recent = [entry for entry in self.recent if now - entry[0] <= RECENT_SLOTS]
+        maps = [features for _, features, _ in self.conditioning + recent]
+        map_time = [0] * len(self.conditioning) + [now - frame for frame, _, _ in recent]
+        pointing = [entry for entry in self.recent if now - entry[0] <= RECENT_POINTERS]
+        pointers = [pointer for _, _, pointer in self.conditioning + pointing]
+        pointer_time = [now - frame + self.gap for frame, _, _ in self.conditioning]
+        pointer_time += [now - frame for frame, _, _ in pointing]
+        count = maps[0].shape[0]
+        times = (
+            torch.tensor(t, dtype=torch.int32).expand(count, -1) for t in (map_time, pointer_time)
+        )
+        map_time, pointer_time = times
+        return torch.stack(maps, 1), map_time, torch.stack(pointers, 1), pointer_time
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How a step is taught.
+
+    Attributes:
+        balance: See `losses.mask_loss`.
+        forcing: Chance that a frame's memory is written from the true mask.
+        box_share: Chance that the first frame is prompted with boxes.
+        mask_share: Chance that it is prompted with masks; clicks take the rest.
+        correct_share: Chance of a corrective click on one frame of the clip.
+    """
+
+    balance: float
+    forcing: float
+    box_share: float = 0.45
+    mask_share: float = 0.2
+    correct_share: float = 0.3
+
+
+def clip_loss(
+    model: SAM2, batch: Batch, teaching: Teaching, rng: np.random.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean loss over a batch's frames, and its parts by name, averaged, for the log."""
+    clips, length = batch.frames.shape[:2]
+    images = batch.frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+    images = ((images - model.image_mean) / model.image_std).contiguous(
+        memory_format=torch.channels_last
+    )
+    levels = [x.unflatten(0, (clips, length)) for x in model.embed_image(images)]
+    gap = int(np.exp(rng.uniform(0, np.log(_LONGEST_GAP)))) if rng.random() < 0.5 else 0
+    memory = _Memory(gap)
+    corrected = int(rng.integers(length)) if rng.random() < teaching.correct_share else -1
+
+    losses: list[Tensor] = []
+    log = defaultdict(list)
+    for frame in range(length):
+        features = [level[batch.clip_index, frame] for level in levels]
+        target, presence = batch.targets[:, frame], batch.presence[:, frame]
+
+        def judge(candidates: Candidates, name: str) -> None:
+            loss, parts = frame_loss(candidates, target, presence, teaching.balance)  # noqa: B023
+            losses.append(loss)
+            for part, value in parts.items():
+                log[f'{name}.{part}'].append(float(value))
+
+        if frame == 0:
+            kind = rng.random()
+            if kind < teaching.mask_share and length > 1:
+                given = model.prompt_mask(*features, batch.first_masks.byte())
+                memory.conditioning.append((0, given.new_memory_features, given.object_pointer))
+                continue
+            boxed = kind < teaching.mask_share + teaching.box_share
+            points = _first_points(batch.first_masks.numpy(), boxed, rng)
+            conditioned = model.without_memory(features[0])
+            name = 'box' if boxed else 'click'
+        else:
+            points = None
+            conditioned = model.condition_on_memory(features[0], *memory.inputs(frame))
+            name = 'track'
+        candidates, mask_index, token_index = _decode(model, conditioned, features, points)
+        judge(candidates, name)
+
+        if frame == corrected:
+            previous = pick(candidates.masks, mask_index).detach()
+            points = _corrections(previous, target, model.image_size)
+            candidates, mask_index, token_index = _decode(
+                model, conditioned, features, points, previous
+            )
+            judge(candidates, 'fixed')
+        if length > 1:
+            taught = rng.random() < teaching.forcing
+            entry = _remember(
+                model, features[0], candidates, mask_index, token_index,
+                target if taught else None, presence, points is not None,
+            )  # fmt: skip
+            prompted = frame == 0 or points is not None
+            (memory.conditioning if prompted else memory.recent).append((frame, *entry))
+    return torch.stack(losses).mean(), {name: float(np.mean(v)) for name, v in log.items()}
+
+
+def _decode(
+    model: SAM2,
+    conditioned: Tensor,
+    features: list[Tensor],
+    points: tuple[Tensor, Tensor] | None,
+    previous: Tensor | None = None,
+) -> tuple[Candidates, Tensor, Tensor]:
+    """Candidates, and which of them is the mask and which the pointer, as the stages choose."""
+    prompts = model.sam_prompt_encoder
+    sparse = prompts.no_points() if points is None else prompts.points(*points)
+    dense = (
+        prompts.no_mask()
+        if previous is None
+        else prompts.mask(previous.clamp(-PREVIOUS_LOGITS_LIMIT, PREVIOUS_LOGITS_LIMIT)[:, None])
+    )
+    candidates = model.decode_masks(conditioned, features[1], features[2], sparse, dense)
+    if points is None:
+        best = best_multimask(candidates)
+        return candidates, best, best
+    return candidates, *model.choose(candidates, (points[1] >= 0).sum(dim=1))
+
+
+def _remember(
+    model: SAM2,
+    image_embedding: Tensor,
+    candidates: Candidates,
+    mask_index: Tensor,
+    token_index: Tensor,
+    true_mask: Tensor | None,
+    presence: Tensor,
+    prompted: bool,
+) -> tuple[Tensor, Tensor]:
+    """Memory features and pointer of a frame, whose presence is the true one."""
+    present = presence == PRESENT
+    masks = pick(candidates.masks, mask_index)
+    if true_mask is not None:
+        masks = (2 * true_mask - 1) * _SURE_LOGIT
+    masks = torch.where(present[:, None, None], masks, NO_OBJECT_LOGIT)
+    pointer = model.object_pointer(pick(candidates.tokens, token_index), present)
+    score = torch.where(present, 1.0, -1.0)
+    return model.encode_memory(image_embedding, masks, score, prompted), pointer
+
+
+def _first_points(
+    masks: np.ndarray, boxed: bool, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    given = [(box_prompt if boxed else click_prompt)(mask, rng) for mask in masks]
+    return _stack(given)
+
+
+def _corrections(previous: Tensor, target: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
+    predicted, truth = (previous > 0).numpy(), (target > 0.5).numpy()
+    scale = image_size / predicted.shape[-1]
+    return _stack([corrective_click(p, t, scale) for p, t in zip(predicted, truth, strict=True)])
+
+
+def _stack(given: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
+    coords, labels = zip(*given, strict=True)
+    return torch.from_numpy(np.stack(coords)), torch.from_numpy(np.stack(labels))
