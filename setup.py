@@ -37,7 +37,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         files('launch', '*.launch.py', '*.yaml', '*.xml'),
-        files('engines/micro', '*.json', '*.onnx'),
+        files('engines/micro', '*.json', '*.onnx', '*.npz'),
     ],
     zip_safe=False,
     install_requires=['numpy', 'opencv-python-headless'],

@@ -11,6 +11,7 @@ from rclpy.node import Node
 
 from sam2_rt.config import PresenceConfig, TrackerConfig
 from sam2_rt.errors import ConfigError
+from sam2_rt.runtime.select import AUTO, BACKENDS, PRECISIONS
 
 UNLIMITED = 1e9
 
@@ -56,11 +57,11 @@ OPTIONS: Mapping[str, Option] = {
     'autostart': Option(True, 'configure and activate at start, without a lifecycle manager'),
     'engine': Option('', 'engine folder; empty = the bundled engine'),
     'backend': Option(
-        'auto',
+        AUTO,
         'what runs the engine; auto = the fastest one that is installed and accurate',
-        choices=('auto', 'onnxruntime', 'openvino', 'tensorrt'),
+        choices=(AUTO, *BACKENDS),
     ),
-    'precision': Option('auto', 'arithmetic, e.g. fp32, bf16 or fp16, as the backend offers it'),
+    'precision': Option(AUTO, 'arithmetic, as the backend offers it', choices=(AUTO, *PRECISIONS)),
     'threads': Option(0, 'CPU threads of the engine; 0 = as the backend likes', (0, 1024)),
     'image_transport': Option(
         'raw',

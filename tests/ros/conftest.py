@@ -17,7 +17,7 @@ os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
 
 @pytest.fixture(scope='session')
 def ros() -> Iterator[None]:
-    """rclpy in the test's own process."""
+    """The client library, in the test's own process."""
     import rclpy
 
     rclpy.init()
