@@ -29,7 +29,7 @@ from sam2_rt.runtime.plans import (
     write_whole,
 )
 from sam2_rt.runtime.precision import POLICIES
-from sam2_rt.runtime.trt import TrtRunner, arithmetic, target
+from sam2_rt.runtime.trt import TrtRunner, target
 from sam2_rt.runtime.trt_library import TensorRT, import_tensorrt
 
 _WORKSPACE_SHARE = 0.5  # of the memory that is free: on a Jetson the CPU lives in it too
@@ -154,9 +154,7 @@ def _gate(manifest: Manifest, plans: PlanSet, library: TensorRT) -> Accuracy | N
     if not manifest.trained:
         return None
     clip = load_clip(manifest.folder)
-    with TrtRunner(
-        manifest, arithmetic(plans.policy), plans=plans, library=library.name
-    ) as runner:
+    with TrtRunner(manifest, plans=plans, library=library.name) as runner:
         return check_accuracy(runner, clip)
 
 

@@ -68,7 +68,7 @@ class TrtRunner(Runner):
 
     Args:
         manifest: of the engine folder.
-        precision: 'fp32' or 'fp16', which must be that of the plans.
+        precision: 'auto', or 'fp32' or 'fp16', which must then be that of the plans.
         threads: ignored; the GPU has its own.
         plans: which to load; None for those this machine has built.
         capture: False runs every graph by plain enqueue.
@@ -82,7 +82,7 @@ class TrtRunner(Runner):
     def __init__(
         self,
         manifest: Manifest,
-        precision: str,
+        precision: str = 'auto',
         threads: int | None = None,
         *,
         plans: PlanSet | None = None,
@@ -93,7 +93,7 @@ class TrtRunner(Runner):
         driver = load_driver()
         self._library = import_tensorrt(library)
         self._plans = plans or find_plans(manifest, target(driver, self._library))
-        if arithmetic(self._plans.policy) != precision:
+        if precision not in ('auto', arithmetic(self._plans.policy)):
             raise BackendError(
                 f'{manifest.folder}: {precision} asked for, but its TensorRT plans calculate in '
                 f'{self._plans.policy}; ask for {arithmetic(self._plans.policy)}'

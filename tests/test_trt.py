@@ -1,0 +1,432 @@
+"""TensorRT runner and build on the fake GPU of tests/fake_gpu.py, with the real tracker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sam2_rt.config import TrackerConfig
+from sam2_rt.errors import BackendError, DeviceLostError, DeviceMemoryError, EngineError
+from sam2_rt.runtime.base import Runner
+from sam2_rt.runtime.check import check_accuracy, load_clip
+from sam2_rt.runtime.manifest import Manifest, load_manifest
+from sam2_rt.runtime.ort import OrtRunner
+from sam2_rt.runtime.plans import read_record
+from sam2_rt.runtime.trt_library import TensorRT
+from sam2_rt.tracker import Tracker
+from sam2_rt.types import BoxPrompt, Frame, PointPrompt, TrackResult
+
+pytest.importorskip('onnx', reason='the fake GPU runs ONNX graphs: pip install onnx')
+from sam2_rt.runtime.build import build
+from sam2_rt.runtime.trt import TrtRunner
+from tests.fake_gpu import ILLEGAL_ADDRESS, OUT_OF_MEMORY, FakeDriver, FakeTensorRT
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Puts a fake driver and a fake TensorRT where the runner and the build look for them."""
+    driver = FakeDriver()
+    trt = FakeTensorRT(driver)
+    for module in ('trt', 'build'):
+        monkeypatch.setattr(f'sam2_rt.runtime.{module}.load_driver', lambda: driver)
+        monkeypatch.setattr(
+            f'sam2_rt.runtime.{module}.import_tensorrt', lambda name='auto': TensorRT(trt)
+        )
+    return SimpleNamespace(driver=driver, trt=trt)
+
+
+@pytest.fixture
+def manifest(gpu: SimpleNamespace, engine_copy: Path) -> Manifest:
+    """Of an engine folder whose plans are built."""
+    build(engine_copy)
+    gpu.driver.log.clear()
+    gpu.driver.calls.clear()
+    gpu.trt.enqueues = 0
+    return load_manifest(engine_copy)
+
+
+@pytest.fixture
+def runner(manifest: Manifest) -> Iterator[TrtRunner]:
+    with TrtRunner(manifest, 'fp32') as opened:
+        yield opened
+
+
+def frames(count: int) -> Iterator[Frame]:
+    """Two squares on grey: one moves and hides at times, one stands still."""
+    for index in range(count):
+        image = np.full((64, 64, 3), 128, np.uint8)
+        image[44:60, 8:24] = (20, 220, 30)
+        if index % 11 < 9:
+            x = 4 * (index % 9)
+            image[12:28, x : x + 16] = (200, 90, 40)
+        yield Frame(image, index * 33_000_000)
+
+
+def play(runner: Runner, count: int = 24) -> list[TrackResult]:
+    """A session with everything in it: two objects, a correction, a late prompt, a removal."""
+    tracker = Tracker(runner, TrackerConfig(max_objects=3, held_frames=6))
+    results = []
+    for index, frame in enumerate(frames(count)):
+        results.append(tracker.step(frame))
+        if index == 0:
+            tracker.add_prompt(BoxPrompt((0, 12, 16, 28)), 'moving')
+        elif index == 4:
+            tracker.add_prompt(PointPrompt((16, 52)), 'still')
+        elif index == 6:
+            tracker.add_prompt(PointPrompt([(20, 20), (40, 40)], [1, 0]), 'moving')
+        elif index == 12:
+            mask = np.zeros((64, 64), bool)
+            mask[44:60, 8:24] = True
+            tracker.add_prompt(PointPrompt((16, 52)), 'late', stamp_ns=8 * 33_000_000)
+        elif index == 18:
+            tracker.remove_object('moving')
+    return results
+
+
+def assert_same(ours: list[TrackResult], theirs: list[TrackResult]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert [x.object_id for x in one.objects] == [x.object_id for x in other.objects]
+        for a, b in zip(one.objects, other.objects, strict=True):
+            np.testing.assert_array_equal(a.low_res_masks, b.low_res_masks)
+            assert (a.object_score, a.iou_score) == (b.object_score, b.iou_score)
+
+
+# -- results --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('capture', [True, False])
+def test_whole_session_equals_onnx_runtime(manifest: Manifest, capture: bool) -> None:
+    with TrtRunner(manifest, 'fp32', capture=capture) as runner:
+        ours = play(runner)
+        assert bool(runner.captured) is capture
+    with OrtRunner(manifest, 'fp32', 1) as runner:
+        assert_same(ours, play(runner))
+    assert any(tracked.mask.any() for result in ours for tracked in result.objects)
+
+
+def test_two_runners_in_turn_do_not_touch_each_other(manifest: Manifest) -> None:
+    with TrtRunner(manifest, 'fp32') as one, TrtRunner(manifest, 'fp32') as two:
+        first = play(one)
+        assert_same(play(two), first)
+        assert_same(play(one), first)
+
+
+# -- one frame ------------------------------------------------------------------------------------
+
+
+def test_frame_is_two_launches_and_one_wait(gpu: SimpleNamespace, runner: TrtRunner) -> None:
+    tracker = Tracker(runner, TrackerConfig(max_objects=3, held_frames=4))
+    stream = frames(20)
+    tracker.step(next(stream))
+    tracker.add_prompt(BoxPrompt((0, 12, 16, 28)))
+    for _ in range(6):
+        tracker.step(next(stream))
+    gpu.driver.log.clear()
+    gpu.trt.enqueues = 0
+    allocated = gpu.driver.calls['cuMemAlloc_v2']
+    for _ in range(8):
+        tracker.step(next(stream))
+    log = gpu.driver.log
+    assert log.count('launch') == 2 * 8
+    assert log.count('synchronise') == 8
+    assert 'execute' not in log
+    assert gpu.trt.enqueues == 0
+    assert gpu.driver.calls['cuMemAlloc_v2'] == allocated
+    # The image and two index vectors go in; masks, two scores and the norm come out.
+    assert log.count('upload') == 3 * 8
+    assert log.count('download') == 4 * 8
+    # Encode's three outputs and track's two to the caller, then the two into their slots.
+    assert log.count('copy') == 7 * 8
+
+
+def test_memory_stays_flat(gpu: SimpleNamespace, runner: TrtRunner) -> None:
+    tracker = Tracker(runner, TrackerConfig(max_objects=2, held_frames=5))
+    used = []
+    for index, frame in enumerate(frames(60)):
+        tracker.step(frame)
+        if index == 0:
+            tracker.add_prompt(BoxPrompt((0, 12, 16, 28)))
+        used.append(gpu.driver.used)
+    assert used[-1] == used[10]
+    assert len(gpu.driver.graphs) == 2
+
+
+def test_one_capture_per_object_count(gpu: SimpleNamespace, runner: TrtRunner) -> None:
+    tracker = Tracker(runner, TrackerConfig(max_objects=3, held_frames=4))
+    for index, frame in enumerate(frames(12)):
+        tracker.step(frame)
+        if index in (0, 4, 8):
+            tracker.add_prompt(PointPrompt((16, 52)), str(index))
+    assert sorted(runner.captured) == ['encode', 'track', 'track', 'track']
+
+
+def test_idle_encodes_without_waiting_keep_their_images(runner: TrtRunner) -> None:
+    """Two encodes in a row share a staging buffer; the first must have been read before."""
+    images = [np.full((1, 64, 64, 3), value, np.uint8) for value in (10, 200)]
+    outputs = [runner.run('encode', {'image': image})['high_res_s4'] for image in images]
+    means = [runner.download(output)[0, 0].mean() * 255 for output in outputs]
+    np.testing.assert_allclose(means, [10, 200], rtol=1e-4)
+
+
+def test_outputs_stay_the_callers_until_dropped(runner: TrtRunner) -> None:
+    kept = runner.run('encode', {'image': np.full((1, 64, 64, 3), 50, np.uint8)})
+    before = runner.download(kept['image_embedding'])
+    for value in range(3):
+        runner.run('encode', {'image': np.full((1, 64, 64, 3), value, np.uint8)})
+    np.testing.assert_array_equal(runner.download(kept['image_embedding']), before)
+
+
+def test_writing_into_an_output_is_seen_by_the_next_run(runner: TrtRunner) -> None:
+    """The slot that encode wrote is taken for its output as long as that is not written to."""
+    old, new = (
+        runner.run('encode', {'image': np.full((1, 64, 64, 3), value, np.uint8)})
+        for value in (10, 250)
+    )
+    for name, array in old.items():
+        runner.copy(new[name], array)
+    mask = np.ones((1, 64, 64), np.uint8)
+    written, expected = (
+        runner.download(runner.run('prompt_mask', {**features, 'mask': mask})['object_pointer'])
+        for features in (new, old)
+    )
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_unaligned_rows_are_copied_first(manifest: Manifest, runner: TrtRunner) -> None:
+    features = runner.run('encode', {'image': np.full((1, 64, 64, 3), 90, np.uint8)})
+    track = manifest.graphs['track']
+    specs = {tensor.name: tensor for tensor in track.inputs}
+    inputs: dict[str, Any] = dict(features)
+    for name in ('memory_features', 'object_pointers'):
+        tensor = specs[name]
+        shape = tuple(int(axis) for axis in tensor.shape[1:])
+        # 4 bytes off the grid: TensorRT (and the fake) refuse such an address.
+        flat = runner.allocate((1 + int(np.prod(shape)),), tensor.dtype)
+        view = flat[1:]
+        view.shape = (1, *shape)
+        inputs[name] = view
+    for name in ('memory_time', 'pointer_time'):
+        inputs[name] = np.full((1, int(specs[name].shape[1])), -1, np.int32)
+    assert runner.run('track', inputs)['object_score_logits'][0] < 0
+
+
+def test_warm_up_makes_live_runs_captures(gpu: SimpleNamespace, runner: TrtRunner) -> None:
+    runner.warm_up()
+    contexts = gpu.trt.enqueues
+    assert contexts == 4
+    play(runner, 6)
+    assert set(runner.captured) == {'encode', 'track'}
+
+
+# -- failures -------------------------------------------------------------------------------------
+
+
+def test_refused_capture_falls_back_to_plain_enqueue(
+    gpu: SimpleNamespace, manifest: Manifest, runner: TrtRunner
+) -> None:
+    gpu.trt.no_capture = True
+    ours = play(runner)
+    assert runner.captured == ()
+    assert 'enqueue refused' in runner.capture_refused
+    with OrtRunner(manifest, 'fp32', 1) as other:
+        assert_same(ours, play(other))
+
+
+def test_lost_device_is_a_typed_error(gpu: SimpleNamespace, runner: TrtRunner) -> None:
+    gpu.driver.fail['cuStreamSynchronize'] = ILLEGAL_ADDRESS
+    with pytest.raises(DeviceLostError, match=r'ILLEGAL_ADDRESS.*restart'):
+        play(runner, 2)
+    runner.close()  # and closing it afterwards raises nothing
+
+
+def test_full_device_is_a_typed_error(gpu: SimpleNamespace, manifest: Manifest) -> None:
+    gpu.driver.capacity = 40_000
+    with pytest.raises(DeviceMemoryError, match=r'allocate .* MB.*max_objects'):
+        TrtRunner(manifest, 'fp32')
+    assert gpu.driver.used == 0
+    assert not gpu.driver.pinned
+
+
+def test_full_device_frees_idle_memory_first(gpu: SimpleNamespace, runner: TrtRunner) -> None:
+    big = runner.allocate((1_000_000,), 'uint8')
+    del big
+    gpu.driver.capacity = gpu.driver.used + 1000
+    other = runner.allocate((1_000_100,), 'uint8')
+    assert other.shape == (1_000_100,)
+
+
+def test_failed_enqueue_says_what_tensorrt_said(gpu: SimpleNamespace, runner: TrtRunner) -> None:
+    gpu.trt.enqueues_fail = True
+    with pytest.raises(BackendError, match=r'graph encode.*enqueue refused.*sam2_rt build'):
+        runner.run('encode', {'image': np.zeros((1, 64, 64, 3), np.uint8)})
+
+
+def test_no_context_says_so(gpu: SimpleNamespace, runner: TrtRunner) -> None:
+    gpu.trt.contexts_fail = True
+    with pytest.raises(BackendError, match='create a context'):
+        runner.run('encode', {'image': np.zeros((1, 64, 64, 3), np.uint8)})
+
+
+def test_too_many_points(manifest: Manifest, runner: TrtRunner) -> None:
+    tracker = Tracker(runner, TrackerConfig(max_objects=1))
+    tracker.step(next(frames(1)))
+    with pytest.raises(BackendError, match='fewer points'):
+        tracker.add_prompt(PointPrompt(np.full((40, 2), 20), 1))
+    tracker.add_prompt(PointPrompt((16, 52)))
+
+
+def test_host_array_for_a_resident_input(runner: TrtRunner) -> None:
+    features = runner.run('encode', {'image': np.zeros((1, 64, 64, 3), np.uint8)})
+    features['high_res_s4'] = runner.download(features['high_res_s4'])
+    with pytest.raises(BackendError, match='high_res_s4: expected a device array'):
+        runner.run('prompt_mask', {**features, 'mask': np.ones((1, 64, 64), np.uint8)})
+
+
+def test_copy_wants_equal_shapes(runner: TrtRunner) -> None:
+    with pytest.raises(BackendError, match='copy: expected'):
+        runner.copy(runner.allocate((2, 3), 'float32'), runner.allocate((3,), 'float32'))
+
+
+def test_closed_runner_and_freed_memory(gpu: SimpleNamespace, runner: TrtRunner) -> None:
+    play(runner, 6)
+    array = runner.allocate((3,), 'float32')
+    runner.close()
+    assert gpu.driver.used == 0
+    assert not gpu.driver.pinned
+    assert not gpu.driver.graphs
+    with pytest.raises(BackendError, match='closed'):
+        runner.copy(array, array)
+
+
+def test_other_precision_than_the_plans(manifest: Manifest) -> None:
+    with pytest.raises(BackendError, match='fp16 asked for.*tf32'):
+        TrtRunner(manifest, 'fp16')
+
+
+def test_damaged_plan_is_refused_by_hash(manifest: Manifest) -> None:
+    plan = next((manifest.folder / 'plans').glob('track.*.plan'))
+    plan.write_bytes(plan.read_bytes()[:-1])
+    with pytest.raises(EngineError, match=r'truncated or altered.*sam2_rt build'):
+        TrtRunner(manifest, 'fp32')
+
+
+def test_plan_of_another_graph_is_refused(manifest: Manifest) -> None:
+    """Even if its hash is right: what TensorRT loads is compared with the manifest."""
+    found = next(iter(read_record(manifest).values()))
+    plans = {**found.plans, 'track': found.plans['encode']}
+    with pytest.raises(BackendError, match='plan of graph track: expected inputs'):
+        TrtRunner(manifest, 'fp32', plans=replace(found, plans=plans))
+
+
+# -- build ----------------------------------------------------------------------------------------
+
+
+def test_build_records_what_the_gate_measured(gpu: SimpleNamespace, engine_copy: Path) -> None:
+    lines: list[str] = []
+    plans = build(engine_copy, progress=lines.append)
+    assert plans.policy == 'tf32'
+    assert plans.accuracy['tf32'] is not None
+    assert plans.accuracy['tf32']['mean_iou'] > 0.99
+    record = json.loads((engine_copy / 'plans/manifest.json').read_text())
+    (name,) = record['targets']
+    assert name == 'tensorrt-10.3.0.fake-gpu-sm87-8mp'
+    assert record['targets'][name]['policy'] == 'tf32'
+    assert any('mask IoU' in line for line in lines)
+    names = sorted(path.name for path in (engine_copy / 'plans').iterdir())
+    assert [x.partition('.')[0] for x in names] == [
+        'encode', 'manifest', 'prompt', 'prompt_mask', 'timing', 'track',
+    ]  # fmt: skip
+    assert not gpu.driver.blocks
+
+
+def test_second_build_does_nothing(gpu: SimpleNamespace, engine_copy: Path) -> None:
+    first = build(engine_copy)
+    count = len(gpu.trt.built)
+    assert build(engine_copy) == first
+    assert len(gpu.trt.built) == count
+    build(engine_copy, rebuild=True)
+    assert len(gpu.trt.built) == 2 * count
+
+
+def test_wrong_masks_are_refused_and_the_next_policy_taken(
+    gpu: SimpleNamespace, engine_copy: Path
+) -> None:
+    def spoil(model: bytes, config: Any) -> bytes:
+        # A plan that is wrong unless TF32 was switched off: another tolerance, 0.25 -> 0.0.
+        return model if config.cleared else model.replace(np.float32(0.25).tobytes(), bytes(4))
+
+    gpu.trt.spoil = spoil
+    plans = build(engine_copy)
+    assert plans.policy == 'fp32'
+    assert plans.accuracy['tf32'] is not None
+    assert plans.accuracy['tf32']['mean_iou'] < 0.99
+    assert not list((engine_copy / 'plans').glob('*.tf32.plan'))
+
+
+def test_no_policy_gives_the_right_masks(gpu: SimpleNamespace, engine_copy: Path) -> None:
+    gpu.trt.spoil = lambda model, config: model.replace(np.float32(0.25).tobytes(), bytes(4))
+    with pytest.raises(BackendError, match=r'no precision policy.*tf32 0\.\d+, fp32 0\.\d+'):
+        build(engine_copy)
+    assert not list((engine_copy / 'plans').glob('*.plan'))
+    with pytest.raises(EngineError, match='no plans'):
+        TrtRunner(load_manifest(engine_copy), 'fp32')
+
+
+def test_failed_build_leaves_nothing_to_load(gpu: SimpleNamespace, engine_copy: Path) -> None:
+    gpu.trt.builds_fail = 'no implementation for node 7'
+    with pytest.raises(BackendError, match='no implementation for node 7'):
+        build(engine_copy)
+    assert not list((engine_copy / 'plans').glob('*.plan'))
+    assert not gpu.driver.blocks
+
+
+def test_out_of_memory_while_building(gpu: SimpleNamespace, engine_copy: Path) -> None:
+    gpu.trt.builds_fail = 'Requested amount of GPU memory could not be allocated: out of memory'
+    with pytest.raises(DeviceMemoryError, match='close other programs'):
+        build(engine_copy)
+
+
+def test_folder_that_cannot_be_written_to(
+    gpu: SimpleNamespace, engine_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError('read-only file system')
+
+    monkeypatch.setattr(Path, 'mkdir', refuse)
+    with pytest.raises(EngineError, match=r'cannot be written.*copy the engine folder'):
+        build(engine_copy)
+
+
+def test_damaged_timing_cache_is_replaced(gpu: SimpleNamespace, engine_copy: Path) -> None:
+    build(engine_copy)
+    (cache,) = (engine_copy / 'plans').glob('timing.*')
+    kept = cache.read_bytes()
+    assert kept == b'timed ' * 4
+    cache.write_bytes(b'damaged')
+    build(engine_copy, rebuild=True)
+    assert cache.read_bytes() == kept
+
+
+def test_random_weights_are_not_gated(gpu: SimpleNamespace, engine_copy: Path) -> None:
+    data = json.loads((engine_copy / 'manifest.json').read_text())
+    (engine_copy / 'manifest.json').write_text(json.dumps({**data, 'trained': False}))
+    assert build(engine_copy).accuracy == {'tf32': None}
+
+
+def test_gate_is_the_check_that_other_backends_pass(manifest: Manifest) -> None:
+    clip = load_clip(manifest.folder)
+    with TrtRunner(manifest, 'fp32') as ours, OrtRunner(manifest, 'fp32', 1) as theirs:
+        assert check_accuracy(ours, clip).mask_iou == check_accuracy(theirs, clip).mask_iou
+
+
+def test_allocation_failure_code_is_not_mistaken(gpu: SimpleNamespace, runner: TrtRunner) -> None:
+    gpu.driver.fail['cuMemAlloc_v2'] = OUT_OF_MEMORY
+    with pytest.raises(DeviceMemoryError, match='OUT_OF_MEMORY'):
+        runner.allocate((123,), 'float32')
