@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from export.errors import CheckpointError
 from export.hugging_face import MARK, official_state
 from export.model import VARIANTS, build
-from sam2_rt.errors import Sam2RtError
 
 _SHOWN = 4  # names per kind that a report lists; the rest is counted
 _ADVICE = 'download it again (python -m export.fetch) or copy it again'
@@ -20,10 +20,6 @@ _ADVICE = 'download it again (python -m export.fetch) or copy it again'
 _UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError)
 
 Shapes = dict[str, tuple[int, ...]]
-
-
-class CheckpointError(Sam2RtError):
-    """A checkpoint cannot be read, or is not of the network it should be loaded into."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from export.errors import FetchError
 from sam2_rt.errors import Sam2RtError
 from sam2_rt.runtime.manifest import sha256 as file_sha256
 
@@ -24,10 +25,6 @@ _PIECE = 1 << 20
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there and the bytes there will be (None if unknown)."""
-
-
-class FetchError(Sam2RtError):
-    """A checkpoint could not be downloaded, or what came is not the expected file."""
 
 
 # The hashes are those of the same files in the publisher's Hugging Face repositories

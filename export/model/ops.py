@@ -65,7 +65,11 @@ class _ReshapeForOnnx(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, x: Any, shape: Sequence[int]) -> Any:
-        return g.op('Reshape', x, g.op('Constant', value_t=torch.tensor(shape)))
+        target = list(shape)
+        if -1 not in target and 0 in target:
+            # The exporter's shape inference demands a -1 beside a 0; the last 0 may as well be it.
+            target[len(target) - 1 - target[::-1].index(0)] = -1
+        return g.op('Reshape', x, g.op('Constant', value_t=torch.tensor(target)))
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from export import fetch as module
-from export.fetch import CHECKPOINT_SHA256, FetchError, checkpoint_url, fetch, main
+from export.errors import FetchError
+from export.fetch import CHECKPOINT_SHA256, checkpoint_url, fetch, main
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 HASH = hashlib.sha256(CONTENT).hexdigest()
