@@ -52,6 +52,8 @@ class Recipe:
         photo_share: See `scenes.generate`.
         repeats: Times each generated clip is shown, mirrored and recoloured differently.
         pace: Tempo, or None for a random one.
+        image_size: S of the frames, pixels.
+        magnify: See `scenes.generate`.
     """
 
     length: int
@@ -60,6 +62,8 @@ class Recipe:
     photo_share: float = 0.4
     repeats: int = 2
     pace: float | None = None
+    image_size: int = 256
+    magnify: float = 1.0
 
 
 STILLS = Recipe(length=1, objects=3, mix=(0.15, 0.1, 0.0, 0.15, 0.6), repeats=2, pace=3.0)
@@ -73,11 +77,10 @@ class Samples(IterableDataset):
     Args:
         recipe: What to generate.
         seed: Of the stream.
-        image_size: S.
     """
 
-    def __init__(self, recipe: Recipe, seed: tuple[int, ...], image_size: int) -> None:
-        self.recipe, self.seed, self.image_size = recipe, seed, image_size
+    def __init__(self, recipe: Recipe, seed: tuple[int, ...]) -> None:
+        self.recipe, self.seed = recipe, seed
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         worker = get_worker_info()
@@ -91,14 +94,14 @@ class Samples(IterableDataset):
             number += step
 
     def _scene(self, number: int) -> Iterator[tuple[np.ndarray, ...]]:
-        recipe, size = self.recipe, self.image_size
+        recipe, size = self.recipe, self.recipe.image_size
         rng = np.random.default_rng((*self.seed, number))
         scene = int(rng.integers(2**40))
         difficulty = str(rng.choice(DIFFICULTIES, p=recipe.mix))
         still = recipe.length == 1
         clip = generate(
             scene, difficulty, _STILLS_PER_SCENE if still else recipe.length, size, size,
-            recipe.photo_share, recipe.pace,
+            recipe.photo_share, recipe.pace, recipe.magnify,
         )  # fmt: skip
         pieces = [clip]
         if still:

@@ -67,10 +67,11 @@ class Stage:
         width: int,
         photo_share: float,
         pace: float | None = None,
+        magnify: float = 1.0,
     ) -> None:
         self.rng, self.length, self.height, self.width = rng, length, height, width
         self.photo_share = photo_share
-        self.size = float(np.sqrt(height * width))
+        self.size = float(np.sqrt(height * width)) * magnify
         # The whole clip's tempo: from nearly still to a frame rate too low for the motion.
         self.pace = float(np.exp(rng.uniform(np.log(0.25), np.log(2.0)))) if pace is None else pace
         self.times = np.arange(length) * 1.0
@@ -148,6 +149,7 @@ def generate(
     width: int = 256,
     photo_share: float = 0.0,
     pace: float | None = None,
+    magnify: float = 1.0,
 ) -> Clip:
     """Generates one clip.
 
@@ -162,6 +164,7 @@ def generate(
         width: Columns of the frames.
         photo_share: Share of surfaces cut out of photographs (see `textures.photographs`).
         pace: Tempo; 1 is lively. Drawn at random where not given.
+        magnify: Size of the objects relative to the view: above 1, a crop of a larger scene.
 
     Raises:
         ValueError: For a difficulty that does not exist.
@@ -171,7 +174,7 @@ def generate(
             f'unknown difficulty {difficulty!r}: use one of {", ".join(DIFFICULTIES)}'
         )
     rng = np.random.default_rng((seed, DIFFICULTIES.index(difficulty)))
-    stage = Stage(rng, length, height, width, photo_share, pace)
+    stage = Stage(rng, length, height, width, photo_share, pace, magnify)
     for _ in range(int(rng.integers(0, 4))):  # clutter that stands behind the targets
         radius = stage.draw_radius()
         stage.enter(make(rng, int(radius), photo_share), stage.anchored(), radius, calm=True)

@@ -26,7 +26,8 @@ from export.micro.curves import draw_curves
 from export.micro.initialise import initialise
 from export.micro.samples import CLIPS, STILLS, Batch, Recipe, Samples, collate
 from export.micro.unroll import Teaching, clip_loss
-from export.model import SAM2, build
+from export.model import SAM2
+from export.model.variants import MICRO
 
 IMAGE_SIZE = 256
 WARM_UP = 100
@@ -56,10 +57,15 @@ class Phase:
 
 
 def curriculum(stills: int, short: int, long: int) -> tuple[Phase, ...]:
-    """Single images, then clips of 4 frames, then of 8."""
+    """Single images, then clips of 4 frames, then of 8.
+
+    The first two show crops of a quarter of the area, in which objects are as large in pixels as
+    in full views: a step costs a quarter, and what the convolutions learn carries over.
+    """
+    crop = {'image_size': IMAGE_SIZE // 2, 'magnify': 1.6}
     return (
-        Phase('stills', stills, STILLS, 8, (1.0, 0.2)),
-        Phase('short', short, replace(CLIPS, length=4), 3, (0.2, 0.0), (0.8, 0.0)),
+        Phase('stills', stills, replace(STILLS, **crop), 12, (1.0, 0.2)),
+        Phase('short', short, replace(CLIPS, length=4, **crop), 6, (0.2, 0.0), (0.8, 0.0)),
         Phase('long', long, CLIPS, 2, (0.0, 0.0)),
     )
 
@@ -104,8 +110,16 @@ class Trainer:
     def __init__(self, out: Path, peak: float, seed: int) -> None:
         torch.manual_seed(seed)
         self.out, self.peak, self.seed, self.step = out, peak, seed, 0
-        self.model = build('micro', IMAGE_SIZE, conditioning_slots=1)
+        self.model = SAM2(MICRO, IMAGE_SIZE, conditioning_slots=1)
         initialise(self.model)
+        self.average = Average(self.model)
+        self._assemble(IMAGE_SIZE)
+
+    def _assemble(self, image_size: int) -> None:
+        """Network for a size, with the present weights, and a fresh optimiser."""
+        weights = self.model.state_dict()
+        self.model = SAM2(MICRO, image_size, conditioning_slots=1)
+        self.model.load_state_dict(weights)
         self.model = self.model.to(memory_format=torch.channels_last).train()
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -113,8 +127,14 @@ class Trainer:
             {'params': decayed, 'weight_decay': 0.02},
             {'params': plain, 'weight_decay': 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
-        self.average = Average(self.model)
+        self.optimiser = torch.optim.AdamW(groups, lr=self.peak, betas=(0.9, 0.98))
+
+    def resize(self, image_size: int) -> None:
+        """Goes on with images of another size; weights do not depend on it."""
+        if image_size != self.model.image_size:
+            state = self.optimiser.state_dict()
+            self._assemble(image_size)
+            self.optimiser.load_state_dict(state)
 
     @property
     def checkpoint(self) -> Path:
@@ -165,7 +185,7 @@ class Trainer:
 
 def stream(phase: Phase, seed: tuple[int, ...], workers: int) -> Iterator[Batch]:
     """Endless batches of a phase."""
-    samples = Samples(phase.recipe, seed, IMAGE_SIZE)
+    samples = Samples(phase.recipe, seed)
     prefetch = 4 if workers else None
     loader = DataLoader(
         samples,
@@ -187,6 +207,7 @@ def train(trainer: Trainer, phases: tuple[Phase, ...], workers: int) -> None:
         phase, done = phase_at(phases, trainer.step)
         if batches is None or phase is not current:
             current = phase
+            trainer.resize(phase.recipe.image_size)
             batches = stream(phase, (trainer.seed, trainer.step), workers)
         teaching = Teaching(
             balance=float(np.interp(done, (0, 1), phase.balance)),

@@ -48,11 +48,9 @@ class _Memory:
         pointer_time = [now - frame + self.gap for frame, _, _ in self.conditioning]
         pointer_time += [now - frame for frame, _, _ in pointing]
         count = maps[0].shape[0]
-        times = (
-            torch.tensor(t, dtype=torch.int32).expand(count, -1) for t in (map_time, pointer_time)
-        )
-        map_time, pointer_time = times
-        return torch.stack(maps, 1), map_time, torch.stack(pointers, 1), pointer_time
+        map_times = torch.tensor(map_time, dtype=torch.int32).expand(count, -1)
+        pointer_times = torch.tensor(pointer_time, dtype=torch.int32).expand(count, -1)
+        return torch.stack(maps, 1), map_times, torch.stack(pointers, 1), pointer_times
 
 
 @dataclass(frozen=True)
