@@ -122,18 +122,22 @@ def _remembered(graph: Graph) -> Value:
 def _logits(graph: Graph, colour: Value, tolerance: float) -> Value:
     """(N, 4E, 4E): positive where a cell has the colour; nowhere if there is no colour."""
     count = colour.part(3, 4, axis=1)
-    mean = (count > 1e-6).choose(colour.part(0, 3, axis=1) / (count + 1e-9), -9.0)
+    mean = colour.part(0, 3, axis=1) / (count + 1e-9) - (count <= 1e-6) * 9.0
     cells = graph.inputs['high_res_s4'].part(0, 3, axis=1)
     return (tolerance - (cells - mean.expand(2, 3)).abs().sum(1)) * SHARPNESS
 
 
 def _near(graph: Graph, points: Value, used: Value, pixels: float) -> Value:
     """How many used points (N, Q, 2) are within some pixels of each cell: (N, 4E, 4E)."""
-    side = next(x for x in graph.specs if x.name == 'previous_logits').shape[1]
-    centres = 4 * np.arange(side, dtype=np.float32) + 2
+    centres = 4 * np.arange(_side(graph, 'previous_logits'), dtype=np.float32) + 2
     x = (points.part(0, 1, axis=2) - centres).abs() <= pixels
     y = (points.part(1, 2, axis=2) - centres).abs() <= pixels
     return (y.expand(3) * x.expand(2) * used.expand(2, 3)).sum(1)
+
+
+def _side(graph: Graph, name: str) -> int:
+    """Width of an input."""
+    return int(next(tensor for tensor in graph.specs if tensor.name == name).shape[-1])
 
 
 def _finish(graph: Graph, logits: Value) -> Values:
@@ -144,9 +148,11 @@ def _finish(graph: Graph, logits: Value) -> Values:
     present = score > 0.0
     colour = _under(graph, mask) / (cells + 1e-9).expand(1) * present.expand(1)
 
-    # A memory's channels: share of the cell inside the mask, then the colour, then zeros.
-    inside = mask.expand(1).pool(4)
-    memory = graph.op('Concat', inside, inside * 0.0 + colour.expand(2, 3), axis=1)
+    # A memory's channels: how much of its cell is inside the mask, the colour, zeros.
+    inside = graph.op('Sigmoid', logits).expand(1).pool(4)
+    side = _side(graph, 'image_embedding')
+    everywhere = colour.expand(2, 3) + np.zeros((1, 1, side, side), np.float32)
+    memory = graph.op('Concat', inside, everywhere, axis=1)
     memory = memory.pad_channels(MEMORY.memory_dim - 5, rank=4)
     pointer = colour.pad_channels(MEMORY.hidden_dim - 4, rank=2)
 
@@ -175,7 +181,7 @@ STAGES: dict[str, Callable[[Graph], Values]] = {
 }
 
 
-def build(folder: Path, image_size: int = 64, max_objects: int = 4) -> Manifest:
+def build(folder: Path, image_size: int = 64, max_objects: int = 8) -> Manifest:
     """Writes the engine folder, with a check clip whose masks follow from the rules above."""
     folder.mkdir(parents=True, exist_ok=True)
     specs = graph_specs(image_size, 'fp32', MEMORY)

@@ -143,7 +143,8 @@ def _parse(file: Mapping[str, NDArray[Any]]) -> CheckClip:
     """png: all frames' PNG bytes, frame t at offsets[t]:offsets[t + 1]; masks: packed bits."""
     pieces = np.split(file['png'], file['offsets'][1:-1])
     height, width = (int(length) for length in file['mask_shape'][-2:])
-    bits = np.unpackbits(file['masks'].reshape(-1), count=len(pieces) * height * width)
+    # Not unpackbits(count=…), which makes up what is missing.
+    bits = np.unpackbits(file['masks'].reshape(-1))[: len(pieces) * height * width]
     return CheckClip(
         frames=tuple(
             Frame(_decode(piece), stamp_ns=index * _FRAME_NS, colour_order='bgr')
