@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rclpy.parameter import Parameter as RclpyParameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from statistics_msgs.msg import MetricsMessage
+from std_srvs.srv import SetBool, Trigger
 from vision_msgs.msg import (
     Detection2D,
     Detection2DArray,
@@ -49,6 +51,10 @@ def scene(*squares: tuple[tuple[int, int], tuple[int, int, int]], size=(320, 240
             colour
         )
     return image
+
+
+LEFT, RIGHT = (80, 120), (240, 120)
+BOTH = scene((LEFT, RED), (RIGHT, GREEN))
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 15.0, what: str = '') -> Any:
@@ -173,6 +179,12 @@ class Client:
         )
         return bool(answer.results[0].successful), str(answer.results[0].reason)
 
+    def reset(self) -> None:
+        assert self.call(Trigger, 'reset', Trigger.Request()).success
+
+    def pause(self, paused: bool) -> None:
+        assert self.call(SetBool, 'pause', SetBool.Request(data=paused)).success
+
     # -- topics ----------------------------------------------------------------------------------
 
     def connected(self, topic: str = 'image') -> None:
@@ -222,13 +234,11 @@ class Client:
 
     def listed(self, pixels: np.ndarray, ids: list[str]) -> int:
         """Sends images until exactly these objects are listed; returns the last stamp."""
-        return eventually(
-            lambda: (stamp := self.track(pixels)) if self._lists(pixels, ids) else 0,
-            what=f'objects {ids}',
-        )
+        return int(eventually(lambda: self._stamp_if_listed(pixels, ids), what=f'objects {ids}'))
 
-    def _lists(self, pixels: np.ndarray, ids: list[str]) -> bool:
-        return self.ids(self.track(pixels)) == ids
+    def _stamp_if_listed(self, pixels: np.ndarray, ids: list[str]) -> int:
+        stamp = self.track(pixels)
+        return stamp if self.ids(stamp) == ids else 0
 
 
 def detection(
@@ -251,6 +261,7 @@ def detection(
     return made
 
 
+@contextmanager
 def running(
     folder: Path, parameters: dict[str, Any], *arguments: str
 ) -> Iterator[tuple[Process, Client]]:

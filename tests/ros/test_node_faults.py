@@ -1,0 +1,164 @@
+"""Bad cameras, bad prompts, bad settings: told about, survived, and without effect on the rest."""
+
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+from geometry_msgs.msg import PointStamped
+
+from sam2_rt.ros.convert import header, image_from
+from tests.ros.graph import BOTH, GREEN, LEFT, RED, REPOSITORY, detection, eventually, scene
+
+
+@pytest.fixture
+def watched(tracking):
+    """The shared node, tracking one object that every test must leave tracked."""
+    process, client = tracking
+    client.prompt(detection(*LEFT, id='a'))
+    client.listed(BOTH, ['a'])
+    yield process, client
+    stamp = client.listed(BOTH, ['a'])
+    assert client.labels(stamp)[LEFT[1], LEFT[0]] == 1
+
+
+def broken(**fields):
+    message = image_from(BOTH, 'rgb8', header(time.time_ns(), 'camera'))
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ('fields', 'words'),
+    [
+        ({'encoding': '32FC1'}, "encoding '32FC1' is not supported"),
+        ({'data': broken().data[:1000]}, 'data has 1000 bytes, expected step * height'),
+        ({'height': 0, 'data': broken().data[:0]}, 'it is empty, width 320 and height 0'),
+        ({'step': 7}, 'step is 7 bytes'),
+    ],
+)
+def test_a_broken_image_is_reported_and_skipped(watched, fields, words) -> None:
+    process, client = watched
+    said = process.text().count(words)
+    eventually(
+        lambda: client.images.publish(broken(**fields)) or process.text().count(words) > said
+    )
+
+
+def test_a_stream_of_broken_images_does_not_flood_the_log(watched) -> None:
+    process, client = watched
+    said = process.text().count("encoding 'no'")
+    for _ in range(100):
+        client.images.publish(broken(encoding='no'))
+        time.sleep(0.003)
+    eventually(lambda: process.text().count("encoding 'no'") > said)
+    assert process.text().count("encoding 'no'") <= said + 2
+
+
+def test_resolution_and_encoding_may_change_at_any_frame(watched) -> None:
+    _, client = watched
+    for size in ((640, 480), (100, 300), (321, 241)):
+        place = (size[0] // 4, size[1] // 2)
+        stamp = client.track(cv2.resize(BOTH, size, interpolation=cv2.INTER_NEAREST))
+        assert client.labels(stamp).shape == size[::-1]
+        assert client.labels(stamp)[place[1], place[0]] == 1
+    stamp = time.time_ns()
+    grey = image_from(BOTH[..., 0].copy(), 'mono8', header(stamp, 'other'))
+    eventually(lambda: client.images.publish(grey) or stamp in client.masks)
+    assert client.masks[stamp].header.frame_id == 'other'
+
+
+def test_stamps_may_go_backwards(watched) -> None:
+    _, client = watched
+    now = time.time_ns()
+    for back_s in (0, 5, 100, 1):
+        stamp = client.track(BOTH, now - back_s * 1_000_000_000)
+        assert client.ids(stamp) == ['a']
+    for message in client.presence:
+        for status in message.status:
+            seconds = next(p.value for p in status.values if p.key == 'seconds_in_state')
+            assert float(seconds) >= 0
+
+
+def test_a_camera_that_stops_is_called_stale_until_it_is_back(watched) -> None:
+    _, client = watched
+    assert client.set_parameter('stale_after_s', 0.5) == (True, '')
+    eventually(lambda: client.health[-1].message.startswith('no image for'), 5)
+    assert client.health[-1].level == b'\x03'  # STALE
+    eventually(
+        lambda: client.track(BOTH) and client.health[-1].message == 'tracking', 5, 'tracking again'
+    )
+    assert client.set_parameter('stale_after_s', 1.0) == (True, '')
+
+
+def test_a_flood_of_prompts_delays_frames_only_a_little(watched) -> None:
+    process, client = watched
+    clicks = client.node.create_publisher(PointStamped, f'{client.name}/prompt_point', 1000)
+    eventually(clicks.get_subscription_count)
+    assert client.set_parameter('click_object', 'a') == (True, '')
+    click = PointStamped(header=header(0, 'camera'))
+    click.point.x, click.point.y = map(float, LEFT)
+    stamps = []
+    for k in range(1000):
+        clicks.publish(click)
+        if k % 33 == 0:
+            stamps.append(client.send_image(BOTH))
+        time.sleep(0.001)
+    last = client.track(BOTH)
+    ages = [
+        client.arrived[stamp] - stamp / 1e9 for stamp in (*stamps, last) if stamp in client.arrived
+    ]
+    assert len(ages) >= 5, process.text()
+    print(f'ages during the flood: {np.percentile(ages, (50, 95, 100)).round(3)} s')
+    assert np.percentile(ages, 95) < 1.5
+    assert client.set_parameter('click_object', '') == (True, '')
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'words'),
+    [
+        ('engine', '/nowhere', 'takes effect at configure only'),
+        ('auto_prompt.min_score', 7.0, ''),
+        ('auto_prompt.min_score', 'high', ''),
+        ('stale_after_s', -1.0, ''),
+        ('no_such_parameter', 1, ''),
+    ],
+)
+def test_a_parameter_set_to_nonsense_is_refused(watched, name, value, words) -> None:
+    _, client = watched
+    done, reason = client.set_parameter(name, value)
+    assert not done
+    assert words in reason
+
+
+def test_a_camera_killed_in_mid_frame_takes_nothing_with_it(watched) -> None:
+    process, client = watched
+    stream = (
+        'import time, numpy, rclpy\n'
+        'from sam2_rt.ros.convert import header, image_from\n'
+        'from tests.ros.graph import BEST_EFFORT, Image\n'
+        'rclpy.init()\n'
+        f'node = rclpy.create_node("doomed", namespace="{process.namespace}")\n'
+        'images = node.create_publisher(Image, "image", BEST_EFFORT)\n'
+        'big = numpy.zeros((1080, 1920, 3), numpy.uint8)\n'
+        'while True:\n'
+        '    images.publish(image_from(big, "rgb8", header(time.time_ns(), "doomed")))\n'
+    )
+    camera = subprocess.Popen([sys.executable, '-c', stream], cwd=REPOSITORY)
+    try:
+        eventually(
+            lambda: any(mask.header.frame_id == 'doomed' for mask in list(client.masks.values())),
+            what='frames of the camera that will be killed',
+        )
+    finally:
+        camera.kill()
+        camera.wait()
+    assert psutil.pid_exists(process.popen.pid)
+    client.masks.clear()
+    # The object was out of sight in that camera's black images; it is found again.
+    stamp = client.track(scene((LEFT, RED), ((240, 120), GREEN)))
+    assert client.ids(stamp) == ['a']
