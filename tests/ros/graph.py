@@ -187,17 +187,12 @@ class Client:
 
     # -- topics ----------------------------------------------------------------------------------
 
-    def connected(self, topic: str = 'image') -> None:
-        """Waits until the node has subscribed, and its outputs are heard."""
-        names = {'image': self.images, 'prompt': self.prompts}
-        eventually(names[topic].get_subscription_count, what=f'subscription of {topic}')
-        eventually(
-            lambda: (
-                self.node.count_publishers(f'{self.name}/mask')
-                and self.node.count_publishers(f'{self.name}/objects')
-            ),
-            what='publishers',
-        )
+    def connected(self) -> None:
+        """Waits until the node hears this one, and is heard."""
+        for topic in (self.images, self.prompts):
+            eventually(topic.get_subscription_count, what=f'subscription of {topic.topic_name}')
+        for name in ('mask', 'objects', 'presence'):
+            eventually(lambda name=name: self.node.count_publishers(f'{self.name}/{name}'))
 
     def send_image(self, pixels: np.ndarray, stamp: int | None = None) -> int:
         stamp = time.time_ns() if stamp is None else stamp
