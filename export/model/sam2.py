@@ -153,7 +153,8 @@ class SAM2(nn.Module):
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Stage `encode`: uint8 RGB (1, S, S, 3) -> image_embedding, high_res_s4, high_res_s8."""
-        image = image.permute(0, 3, 1, 2).float() / 255
+        # First to float: TensorRT takes uint8 inputs, but does nothing with them except cast them.
+        image = image.float().permute(0, 3, 1, 2) / 255
         return self.embed_image((image - self.image_mean) / self.image_std)
 
     def track(
