@@ -1,0 +1,79 @@
+"""Generated clips: reproducible, true to their masks, and as difficult as they say."""
+
+import numpy as np
+import pytest
+
+from export.micro.scenes import DIFFICULTIES, generate
+
+SEEDS = range(12)
+
+
+@pytest.mark.parametrize('difficulty', DIFFICULTIES)
+def test_a_seed_gives_the_same_clip_again_and_another_seed_another(difficulty):
+    first, again = (generate(5, difficulty, 3, 96, 96) for _ in range(2))
+    np.testing.assert_array_equal(first.frames, again.frames)
+    np.testing.assert_array_equal(first.masks, again.masks)
+    assert (generate(6, difficulty, 3, 96, 96).frames != first.frames).mean() > 0.5
+
+
+@pytest.mark.parametrize('difficulty', DIFFICULTIES)
+def test_shapes_masks_and_presence_agree(difficulty):
+    clip = generate(1, difficulty, 6, 72, 128)
+    count = clip.masks.shape[1]
+    assert clip.frames.shape == (6, 72, 128, 3)
+    assert clip.frames.dtype == np.uint8
+    assert clip.masks.shape == (6, count, 72, 128)
+    np.testing.assert_array_equal(clip.presence, clip.masks.any((2, 3)))
+    assert clip.masks.sum(1).max() <= 1, 'a pixel belongs to one object at most'
+
+
+def test_an_unknown_difficulty_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="'hard'.*exit_return"):
+        generate(0, 'hard')
+
+
+def test_plain_objects_stay_in_view():
+    for seed in SEEDS:
+        assert generate(seed, 'plain', 8, 96, 96).presence.all()
+
+
+def test_exit_means_hidden_for_a_while_and_back_before_the_end():
+    for seed in SEEDS:
+        seen = generate(seed, 'exit_return', 24, 96, 96).presence[:, 0]
+        assert seen[0]
+        assert not seen.all()
+        assert seen[-1]
+
+
+def test_occlusion_covers_wholly_in_many_clips_and_in_part_in_others():
+    hidden, reduced = 0, 0
+    for seed in SEEDS:
+        clip = generate(seed, 'occlusion', 24, 96, 96)
+        area = clip.masks[:, 0].sum((1, 2))
+        hidden += area.min() == 0
+        reduced += area.min() < 0.75 * area[0]
+    assert 4 <= hidden < len(SEEDS)
+    assert reduced >= 9
+
+
+def test_distractors_leave_one_target_and_several_makes_more():
+    assert generate(0, 'distractors', 2, 96, 96).masks.shape[1] == 1
+    counts = {generate(seed, 'several', 2, 96, 96).masks.shape[1] for seed in SEEDS}
+    assert counts == {3, 4, 5}
+
+
+def test_objects_move_and_a_higher_pace_moves_them_more():
+    def travel(pace):
+        total = 0.0
+        for seed in SEEDS:
+            masks = generate(seed, 'several', 6, 96, 96, pace=pace).masks
+            total += np.mean(masks[0] != masks[-1])
+        return total
+
+    assert travel(2.0) > 1.5 * travel(0.25) > 0
+
+
+def test_small_and_large_objects_both_occur():
+    areas = [generate(seed, 'plain', 1, 128, 128).masks.mean() for seed in range(30)]
+    assert min(areas) < 0.01
+    assert max(areas) > 0.06

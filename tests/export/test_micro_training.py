@@ -1,0 +1,124 @@
+"""Training: a step that learns, a run that resumes, prompts that fit their masks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from export.micro.prompts import box_prompt, click_prompt, corrective_click
+from export.micro.samples import CLIPS, STILLS, Samples, collate
+from export.micro.train import Trainer, curriculum, learning_rate, phase_at
+from export.micro.unroll import Teaching
+from export.model.conv_trunk import ConvTrunkConfig
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small gain nothing from more, and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+CROP = {'image_size': 64, 'magnify': 2.0, 'photo_share': 0.0}
+
+
+def batch_of(recipe, clips, seed=0):
+    samples = iter(Samples(recipe, (seed,)))
+    return collate([next(samples) for _ in range(clips)])
+
+
+def trainer(folder):
+    made = Trainer(folder, peak=2e-3, seed=0)
+    made.resize(64)
+    return made
+
+
+def test_repeated_steps_on_one_batch_lower_its_loss(tmp_path):
+    learner, batch = trainer(tmp_path), batch_of(replace(STILLS, **CROP), 4)
+    teaching = Teaching(balance=1.0, forcing=0.0, box_share=1.0, mask_share=0.0, correct_share=0.0)
+    losses = [learner.learn(batch, teaching, 2e-3)['loss'] for _ in range(30)]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize('mask_share', [0.0, 1.0], ids=['points', 'masks'])
+def test_a_clip_teaches_every_part_of_the_network(tmp_path, mask_share):
+    learner = trainer(tmp_path)
+    before = {name: value.clone() for name, value in learner.model.named_parameters()}
+    batch = batch_of(replace(CLIPS, length=4, **CROP), 2)
+    learner.learn(batch, Teaching(0.5, 0.5, mask_share=mask_share), 1e-3)
+    changed = {
+        name.split('.')[0]
+        for name, value in learner.model.named_parameters()
+        if not torch.equal(value, before[name])
+    }
+    parts = {'image_encoder', 'memory_attention', 'memory_encoder', 'sam_mask_decoder'}
+    assert parts <= changed
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    batch = batch_of(replace(STILLS, **CROP), 2)
+    teaching = Teaching(1.0, 0.0)
+    one = trainer(tmp_path)
+    one.learn(batch, teaching, 1e-3)
+    one.save()
+    other = Trainer(tmp_path, peak=2e-3, seed=1)
+    other.resize(64)
+    other.resume(one.checkpoint)
+    other.seed = one.seed
+    assert other.step == 1
+    again = [each.learn(batch, teaching, 1e-3)['loss'] for each in (one, other)]
+    assert again[0] == pytest.approx(again[1], rel=1e-5)
+    assert torch.equal(one.average.state['no_mem_embed'], other.average.state['no_mem_embed'])
+
+
+def test_phases_follow_each_other_and_the_rate_falls():
+    phases = curriculum(10, 20, 30)
+    assert [phase_at(phases, step)[0].name for step in (0, 9, 10, 29, 30, 59)] == [
+        'stills', 'stills', 'short', 'short', 'long', 'long',
+    ]  # fmt: skip
+    assert phase_at(phases, 20) == (phases[1], 0.5)
+    rates = [learning_rate(1.0, step, 1000) for step in (0, 99, 500, 999)]
+    assert rates[0] < rates[2] < rates[1] == 1.0
+    assert rates[3] == pytest.approx(0.02, abs=1e-3)
+
+
+def test_prompts_lie_in_their_masks():
+    mask = np.zeros((64, 64), bool)
+    mask[10:20, 30:50] = True
+    np.testing.assert_array_equal(box_prompt(mask)[0], [[30, 10], [50, 20]])
+    for seed in range(20):
+        coords, labels = click_prompt(mask, np.random.default_rng(seed))
+        x, y = coords[0].astype(int)
+        assert mask[y, x]
+        assert labels.tolist() == [1, -1]
+
+
+def test_a_correction_points_at_the_larger_error():
+    truth, predicted = np.zeros((16, 16), bool), np.zeros((16, 16), bool)
+    truth[2:8, 2:8] = True
+    predicted[2:8, 2:4] = True
+    coords, labels = corrective_click(predicted, truth, scale=4)
+    assert labels.tolist() == [1, -1]
+    assert 16 <= coords[0, 0] <= 32
+    predicted = truth.copy()
+    predicted[10:16, 10:16] = True
+    assert corrective_click(predicted, truth, scale=4)[1].tolist() == [0, -1]
+    assert corrective_click(truth, truth, scale=4)[1].tolist() == [-1, -1]
+
+
+def test_folding_the_normalisation_changes_nothing():
+    torch.manual_seed(0)
+    trunk = ConvTrunkConfig(stem=8, widths=(8, 8, 16, 16)).build(64)
+    image = torch.randn(4, 3, 64, 64)
+    trunk(image)  # gives the normalisations statistics of their own
+    trunk.eval()
+    expected = trunk(image)
+    for module in trunk.modules():
+        if hasattr(module, 'freeze'):
+            module.freeze()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in trunk.modules())
+    for ours, theirs in zip(trunk(image), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
