@@ -53,6 +53,11 @@ class Source(ABC):
             self.position += 1
             yield frame
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
+
     def stop(self) -> None:
         """Ends the iteration after the frame in hand; safe from threads and signal handlers."""
         # A plain flag: a lock could be held by the very code that a signal interrupted.

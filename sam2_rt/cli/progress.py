@@ -1,0 +1,97 @@
+"""What a running command says on standard error, and how it is interrupted."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TextIO
+
+from sam2_rt.sources import Source
+from sam2_rt.timing import Clock
+
+_PERIOD_S = 0.1
+_BAR_WIDTH = 20
+
+
+def say(text: str) -> None:
+    """Prints a line for the user; standard output is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """One line that is rewritten in place; nothing where the output is not a terminal.
+
+    Args:
+        total: frames to come; None if unknown.
+        stream: where to write.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, total: int | None, *, stream: TextIO | None = None, clock: Clock = time.monotonic
+    ) -> None:
+        self._total = total
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._start_s = clock()
+        self._shown_s = -_PERIOD_S
+        self._visible = self._stream.isatty()
+
+    def update(self, done: int, text: str = '') -> None:
+        """Shows how many frames are done, and a text; at most ten times a second."""
+        now = self._clock()
+        if not self._visible or now - self._shown_s < _PERIOD_S:
+            return
+        self._shown_s = now
+        rate = done / max(now - self._start_s, 1e-9)
+        parts = [f'{done} frames', f'{rate:.1f} fps', text]
+        if self._total:
+            share = min(1.0, done / self._total)
+            bar = ('#' * round(share * _BAR_WIDTH)).ljust(_BAR_WIDTH, '-')
+            left_s = max(0, self._total - done) / max(rate, 1e-9)
+            parts[:1] = [f'[{bar}] {done}/{self._total}']
+            parts[2:2] = [f'{left_s:.0f} s left']
+        columns = shutil.get_terminal_size().columns
+        self._stream.write('\r\x1b[K' + '  '.join(part for part in parts if part)[: columns - 1])
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Clears the line."""
+        if self._visible:
+            self._stream.write('\r\x1b[K')
+            self._stream.flush()
+
+
+class Interruption:
+    """Whether the user asked to stop."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+
+@contextmanager
+def interruptible(source: Source) -> Iterator[Interruption]:
+    """Lets Ctrl-C (or SIGTERM) end a source after the frame in hand; a second one ends at once."""
+    interruption = Interruption()
+    previous: dict[signal.Signals, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        interruption.requested = True
+        source.stop()
+        for each in previous:
+            signal.signal(each, signal.default_int_handler)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, stop)
+    try:
+        yield interruption
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
