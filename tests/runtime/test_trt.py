@@ -1,4 +1,4 @@
-"""TensorRT runner and build on the fake GPU of tests/fake_gpu.py, with the real tracker."""
+"""TensorRT runner and build on the fake GPU of tests/runtime/fake_gpu.py, with the real tracker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sam2_rt.types import BoxPrompt, Frame, PointPrompt, TrackResult
 pytest.importorskip('onnx', reason='the fake GPU runs ONNX graphs: pip install onnx')
 from sam2_rt.runtime.build import build
 from sam2_rt.runtime.trt import TrtRunner
-from tests.fake_gpu import ILLEGAL_ADDRESS, OUT_OF_MEMORY, FakeDriver, FakeTensorRT
+from tests.runtime.fake_gpu import ILLEGAL_ADDRESS, OUT_OF_MEMORY, FakeDriver, FakeTensorRT
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from sam2_rt.runtime import cuda as module
 from sam2_rt.runtime.cuda import Cuda, Device, describe, load_driver, probe
 from sam2_rt.runtime.device_array import DevicePool
 
-pytest.importorskip('onnxruntime', reason='tests/fake_gpu.py needs: pip install onnxruntime')
-from tests.fake_gpu import OUT_OF_MEMORY, FakeDriver
+pytest.importorskip('onnxruntime', reason='tests/runtime/fake_gpu.py needs: pip install onnxruntime')
+from tests.runtime.fake_gpu import OUT_OF_MEMORY, FakeDriver
 
 
 @pytest.fixture
