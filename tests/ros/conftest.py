@@ -16,6 +16,10 @@ if find_spec('rclpy') is None:
 
 # Other ROS graphs on this machine must not be heard, nor other test runs.
 os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
+# The settings that are shipped, here and in the nodes' processes.
+DDS = Path(__file__).resolve().parents[2] / 'launch' / 'dds'
+os.environ.setdefault('CYCLONEDDS_URI', (DDS / 'cyclonedds.xml').as_uri())
+os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', str(DDS / 'fastdds.xml'))
 
 
 @pytest.fixture(scope='session')
@@ -23,6 +27,9 @@ def ros() -> Iterator[None]:
     """The client library, in the test's own process."""
     import rclpy
 
+    from sam2_rt.ros.process import tune_malloc
+
+    tune_malloc()
     rclpy.init()
     yield
     rclpy.try_shutdown()
@@ -43,9 +50,9 @@ def start(
 
     with ExitStack() as stack:
 
-        def start(*arguments: str, **changes: Any) -> tuple[Any, Any]:
+        def start(*arguments: str, prelude: str = '', **changes: Any) -> tuple[Any, Any]:
             parameters = tracking_parameters | changes
-            return stack.enter_context(running(tmp_path, parameters, *arguments))
+            return stack.enter_context(running(tmp_path, parameters, *arguments, prelude=prelude))
 
         yield start
 

@@ -69,12 +69,19 @@ def eventually(condition: Callable[[], Any], seconds: float = 15.0, what: str = 
 class Process:
     """An executable of the package, in a session of its own; its output goes to a file."""
 
-    def __init__(self, module: str, folder: Path, parameters: dict[str, Any], *arguments: str):
+    def __init__(
+        self,
+        module: str,
+        folder: Path,
+        parameters: dict[str, Any],
+        *arguments: str,
+        prelude: str = '',
+    ) -> None:
         self.namespace = f'/test_{os.getpid()}_{next(_numbers)}'
         self.log = folder / f'{module}{self.namespace.replace("/", "_")}.log'
         settings = folder / f'{self.log.stem}.yaml'
         settings.write_text(json.dumps({'/**': {'ros__parameters': parameters}}))
-        run = f'import sys; from sam2_rt.ros.{module} import main; sys.exit(main())'
+        run = f'{prelude}\nimport sys; from sam2_rt.ros.{module} import main; sys.exit(main())'
         command = [sys.executable, '-c', run, '--ros-args', '--params-file', str(settings)]
         command += ['-r', f'__ns:={self.namespace}', *arguments]
         with self.log.open('wb') as log:
@@ -131,15 +138,22 @@ class Client:
         listen(DiagnosticArray, f'{node}/presence', self.presence.append, kept)
         listen(DiagnosticArray, '/diagnostics', self._on_health, 10)
         listen(MetricsMessage, f'{node}/latency', self.latency.append, 100)
+        self._closing = False
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
+
+    def _spin(self) -> None:
+        # spin_once and not spin: the executor's own end comes in the middle of a callback.
+        while not self._closing:
+            self._executor.spin_once(0.1)
 
     def close(self) -> None:
         # Without the join, ending while the executor waits aborts the process now and then.
-        self._executor.shutdown()
+        self._closing = True
         self._thread.join()
+        self._executor.shutdown()
         self.node.destroy_node()
 
     def _on_mask(self, message: Image) -> None:
@@ -258,10 +272,10 @@ def detection(
 
 @contextmanager
 def running(
-    folder: Path, parameters: dict[str, Any], *arguments: str
+    folder: Path, parameters: dict[str, Any], *arguments: str, prelude: str = ''
 ) -> Iterator[tuple[Process, Client]]:
     """A tracker node and a client of it; both are gone afterwards."""
-    process = Process('node', folder, parameters, *arguments)
+    process = Process('node', folder, parameters, *arguments, prelude=prelude)
     client = Client(process.namespace)
     try:
         yield process, client
