@@ -1,4 +1,4 @@
-"""The command line: `sam2_rt track | segment | bench | engines`."""
+"""The command line: `sam2_rt track | segment | bench | engines | build`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NoReturn
 import cv2
 
 from sam2_rt import __version__
-from sam2_rt.cli import bench, engines, segment, track
+from sam2_rt.cli import bench, build, engines, segment, track
 from sam2_rt.errors import Sam2RtError
 
 DESCRIPTION = """\
@@ -24,6 +24,7 @@ and its latency.
   sam2_rt segment photo.jpg --point 400,300                cut an object out of an image
   sam2_rt bench                                            how fast is this machine?
   sam2_rt engines                                          which engines are there?
+  sam2_rt build                                            TensorRT plans for this GPU
 
 `sam2_rt COMMAND --help` explains each with examples."""
 
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument('--version', action='version', version=f'sam2_rt {__version__}')
     commands = top.add_subparsers(metavar='COMMAND', required=True)
-    for command in (track, segment, bench, engines):
+    for command in (track, segment, bench, engines, build):
         command.add_parser(commands)
     for each in commands.choices.values():
         each.add_argument('--debug', action='store_true', help='show where an error comes from')

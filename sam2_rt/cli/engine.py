@@ -6,12 +6,13 @@ import argparse
 
 from sam2_rt.cli.progress import say
 from sam2_rt.runtime.base import Runner
+from sam2_rt.runtime.build import build
 from sam2_rt.runtime.locate import locate_engine
 from sam2_rt.runtime.select import AUTO, BACKENDS, PRECISIONS, open_runner
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --engine, --backend, --precision and --threads."""
+    """Adds --engine, --backend, --precision, --build-plans and --threads."""
     group = parser.add_argument_group('engine')
     group.add_argument(
         '--engine',
@@ -32,6 +33,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=AUTO,
         help='arithmetic (default: the fastest that gives the right masks)',
     )
+    group.add_argument(
+        '--build-plans',
+        action='store_true',
+        help='build TensorRT plans first, if this machine has none (see `sam2_rt build`)',
+    )
     group.add_argument('--threads', type=int, metavar='N', help='CPU threads (default: all cores)')
 
 
@@ -43,6 +49,8 @@ def open_engine(args: argparse.Namespace) -> Runner:
         BackendError: nothing here can run it.
     """
     folder = locate_engine(args.engine)
+    if args.build_plans:
+        build(folder, progress=say)
     runner = open_runner(folder, args.backend, precision=args.precision, threads=args.threads)
     manifest, info = runner.manifest, runner.info
     say(

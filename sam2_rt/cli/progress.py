@@ -43,19 +43,26 @@ class Progress:
         self._shown_s = -_PERIOD_S
         self._visible = self._stream.isatty()
 
-    def update(self, done: int, text: str = '') -> None:
-        """Shows how many frames are done, and a text; at most ten times a second."""
+    def update(self, done: int, text: str = '', *, position: int | None = None) -> None:
+        """Shows how far the work is; at most ten times a second.
+
+        Args:
+            done: frames processed.
+            text: what else is to be told.
+            position: frames of the total that are behind, where some of them were dropped.
+        """
         now = self._clock()
         if not self._visible or now - self._shown_s < _PERIOD_S:
             return
         self._shown_s = now
-        rate = done / max(now - self._start_s, 1e-9)
-        parts = [f'{done} frames', f'{rate:.1f} fps', text]
+        elapsed = max(now - self._start_s, 1e-9)
+        parts = [f'{done} frames', f'{done / elapsed:.1f} fps', text]
         if self._total:
-            share = min(1.0, done / self._total)
+            behind = done if position is None else position
+            share = min(1.0, behind / self._total)
             bar = ('#' * round(share * _BAR_WIDTH)).ljust(_BAR_WIDTH, '-')
-            left_s = max(0, self._total - done) / max(rate, 1e-9)
-            parts[:1] = [f'[{bar}] {done}/{self._total}']
+            left_s = elapsed * (1 - share) / max(share, 1e-9)
+            parts[:1] = [f'[{bar}] {behind}/{self._total}']
             parts[2:2] = [f'{left_s:.0f} s left']
         columns = shutil.get_terminal_size().columns
         self._stream.write('\r\x1b[K' + '  '.join(part for part in parts if part)[: columns - 1])

@@ -191,7 +191,7 @@ class _Session:
             for tracked in result.objects:
                 visible = tracked.presence.visible
                 self.seen[tracked.object_id] = self.seen.get(tracked.object_id, 0) + visible
-            progress.update(position + 1, _states(result))
+            progress.update(self.frames, _states(result), position=position + 1)
         if waiting and not self.source.stopped:
             raise SourceError(
                 f'{self.source.name} ended after {self.source.position + 1} frames, before the '
