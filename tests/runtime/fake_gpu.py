@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import pytest
 from numpy.typing import NDArray
+
+from sam2_rt.runtime.trt_library import TensorRT
 
 Work = Callable[[], None]
 OUT_OF_MEMORY, INVALID_CONTEXT, ILLEGAL_ADDRESS, CAPTURE_UNSUPPORTED = 2, 201, 700, 900
@@ -479,3 +482,15 @@ class FakeTensorRT(SimpleNamespace):
             return FakeEngine(self, plan)
 
         return SimpleNamespace(deserialize_cuda_engine=deserialize)
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Puts a fake driver and a fake TensorRT where the runner and the build look for them."""
+    driver = FakeDriver()
+    trt = FakeTensorRT(driver)
+    for module in ('trt', 'build'):
+        monkeypatch.setattr(f'sam2_rt.runtime.{module}.load_driver', lambda: driver)
+        monkeypatch.setattr(
+            f'sam2_rt.runtime.{module}.import_tensorrt', lambda name='auto': TensorRT(trt)
+        )
+    return SimpleNamespace(driver=driver, trt=trt)

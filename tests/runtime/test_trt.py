@@ -1,4 +1,4 @@
-"""TensorRT runner and build on the fake GPU of tests/runtime/fake_gpu.py, with the real tracker."""
+"""TensorRT runner and build on the fake GPU of fake_gpu.py, with the real tracker."""
 
 from __future__ import annotations
 
@@ -19,27 +19,18 @@ from sam2_rt.runtime.check import check_accuracy, load_clip
 from sam2_rt.runtime.manifest import Manifest, load_manifest
 from sam2_rt.runtime.ort import OrtRunner
 from sam2_rt.runtime.plans import read_record
-from sam2_rt.runtime.trt_library import TensorRT
 from sam2_rt.tracker import Tracker
 from sam2_rt.types import BoxPrompt, Frame, PointPrompt, TrackResult
 
 pytest.importorskip('onnx', reason='the fake GPU runs ONNX graphs: pip install onnx')
 from sam2_rt.runtime.build import build
 from sam2_rt.runtime.trt import TrtRunner
-from tests.runtime.fake_gpu import ILLEGAL_ADDRESS, OUT_OF_MEMORY, FakeDriver, FakeTensorRT
+from tests.runtime.fake_gpu import ILLEGAL_ADDRESS, OUT_OF_MEMORY, install
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Puts a fake driver and a fake TensorRT where the runner and the build look for them."""
-    driver = FakeDriver()
-    trt = FakeTensorRT(driver)
-    for module in ('trt', 'build'):
-        monkeypatch.setattr(f'sam2_rt.runtime.{module}.load_driver', lambda: driver)
-        monkeypatch.setattr(
-            f'sam2_rt.runtime.{module}.import_tensorrt', lambda name='auto': TensorRT(trt)
-        )
-    return SimpleNamespace(driver=driver, trt=trt)
+    return install(monkeypatch)
 
 
 @pytest.fixture
