@@ -348,6 +348,7 @@ def test_what_is_taken_for_a_camera(monkeypatch, text, target, pipeline):
     with open_source(text) as source:
         assert source.live
     assert capture.target == target
+    assert source.name == text.replace('secret', '***')
     assert (capture.api == cv2.CAP_GSTREAMER) is pipeline
 
 

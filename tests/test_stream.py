@@ -237,6 +237,23 @@ def test_commands_that_beget_commands_do_not_starve_the_frames():
     assert setup.stream.spin_once(0)
 
 
+def test_commands_that_beget_commands_need_no_frames_to_go_on():
+    setup = Setup(max_commands=2)
+    counted = []
+    finished = threading.Event()
+
+    def again():
+        counted.append(1)
+        if len(counted) < 10:
+            setup.stream.call(again)
+        else:
+            finished.set()
+
+    with setup.stream as stream:
+        stream.call(again)
+        assert finished.wait(TIMEOUT_S)
+
+
 def test_a_frame_that_cannot_be_used_is_reported_and_the_stream_goes_on():
     def refuse_first(given):
         if given.stamp_ns == 0:

@@ -107,41 +107,41 @@ class _Repeated(Source):
 
 def _measure(tracker: Tracker, images: list[Frame], args: argparse.Namespace) -> dict[str, Any]:
     total = args.warm_up + args.frames
-    # Live, frames are dropped: then there must be enough of them.
+    # Live, frames are dropped: then there must be more of them than are tracked.
     source: Source = _Repeated(images, total if args.rate is None else 10**9, args.rate or 30.0)
     if args.rate is not None:
         source = Paced(source)
     stages: dict[str, Rolling] = {}
     progress = Progress(total)
     tracker.warm_up()
-    done, dropped_before, start = 0, 0, 0.0
+    counted = 0
     with source, interruptible(source):
-        for frame in source:
-            began = time.perf_counter()
-            result = tracker.step(frame)
+        frames = iter(source)
+        for done, frame in enumerate(islice(frames, args.warm_up)):
+            tracker.step(frame)
             if done == 0:
                 for box in _grid(args.objects, frame):
                     tracker.add_prompt(BoxPrompt(box))
-            ended = time.perf_counter()
-            done += 1
-            if done == args.warm_up:
-                start, dropped_before, resident_before = ended, source.dropped, _resident_bytes()
-            if done > args.warm_up:
-                seconds = {**result.stage_seconds, 'frame': ended - began}
-                if source.live:
-                    seconds['age'] = (time.time_ns() - frame.stamp_ns) / 1e9
-                for name, value in seconds.items():
-                    stages.setdefault(name, Rolling(args.frames)).add(value)
             progress.update(done)
-            if done == total:
-                source.stop()
+        dropped_before, resident_before = source.dropped, _resident_bytes()
+        start_s = end_s = time.perf_counter()
+        for frame in islice(frames, args.frames):
+            began_s = time.perf_counter()
+            result = tracker.step(frame)
+            end_s = time.perf_counter()
+            seconds = {**result.stage_seconds, 'frame': end_s - began_s}
+            if source.live:
+                seconds['age'] = (time.time_ns() - frame.stamp_ns) / 1e9
+            for name, value in seconds.items():
+                stages.setdefault(name, Rolling(args.frames)).add(value)
+            counted += 1
+            progress.update(args.warm_up + counted)
     progress.close()
-    counted = done - args.warm_up
-    if counted <= 0:
-        raise KeyboardInterrupt
+    if not counted:
+        raise KeyboardInterrupt  # nothing to report
     return {
         'frames': counted,
-        'fps': round(counted / (ended - start), 2),
+        'fps': round(counted / (end_s - start_s), 2),
         'dropped': source.dropped - dropped_before,
         'milliseconds': {name: _milliseconds(each) for name, each in stages.items()},
         'memory_bytes': {

@@ -89,12 +89,14 @@ class Camera(LiveSource):
         Raises:
             SourceError: it cannot be opened.
         """
-        super().__init__(str(target))
+        # Addresses may carry a password, and names go into messages and logs.
+        name = re.sub(r'(://[^:/@]*):[^/@]*@', r'\1:***@', str(target))
+        super().__init__(name)
         self._clock_ns = clock_ns
         pipeline = isinstance(target, str) and '!' in target
         self._capture = cv2.VideoCapture(target, cv2.CAP_GSTREAMER if pipeline else cv2.CAP_ANY)
         if not self._capture.isOpened():
-            raise SourceError(f'{_kind(target)} {target} cannot be opened; {_advice(target)}')
+            raise SourceError(f'{_kind(target)} {name} cannot be opened; {_advice(target)}')
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         self.fps = usable_fps(self._capture.get(cv2.CAP_PROP_FPS))
 
