@@ -66,10 +66,10 @@ def synthetic_clip(
 def _texture(
     rng: np.random.Generator, size: tuple[int, int], grey: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Coloured noise of two coarsenesses around a grey level, (H, W, 3)."""
+    """Coloured noise around a grey level (H, W, 3), in 16 steps, which make small PNGs."""
     height, width = size
     total = np.full((height, width, 3), rng.uniform(*grey, 3), np.float32)
     for cell, strength in ((48, 35.0), (8, 15.0)):
         coarse = rng.standard_normal((height // cell + 2, width // cell + 2, 3))
         total += strength * cv2.resize(coarse.astype(np.float32), (width, height))
-    return total.clip(0, 255).astype(np.uint8)
+    return (total.clip(0, 255) // 16 * 16).astype(np.uint8)
