@@ -2,14 +2,14 @@
 
 TensorRT takes precision from the types in a graph, so a policy is a rewriting of the graph. An
 fp16 plan of which the masks are wrong (fused attention has been seen to do that) is followed by
-one that multiplies attention in fp32, and that by one that does everything in fp32; inputs and
+one that computes attention in fp32, and that by one that does everything in fp32; inputs and
 outputs keep their types, so that nothing else notices.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +115,22 @@ class _Casts:
 
     def cast(self, name: str, kind: int, result: str = '') -> str:
         """A tensor's value as another type; made once."""
-        if not result and (name, kind) in self._made:
-            return self._made[name, kind]
+        if not result and self.known(name, kind):
+            return self.known(name, kind)
         result = result or f'{name}__as_{kind}'
         self._nodes.append(
             self._make_node('Cast', [name], [result], name=f'{result}__cast', to=kind)
         )
         self._made[name, kind] = result
         return result
+
+    def known(self, name: str, kind: int) -> str:
+        """The tensor's value as that type where there is one already, else ''."""
+        return self._made.get((name, kind), '')
+
+    def remember(self, name: str, kind: int, same: str) -> None:
+        """Says that `same` is the tensor's value as that type, before it was rounded."""
+        self._made[name, kind] = same
 
     def add(self, node: Any) -> None:
         self._nodes.append(node)
@@ -136,58 +144,62 @@ class _Casts:
 
 
 def _widen_attention(proto: Any) -> None:
-    """Computes the products of every attention, and what lies between them, in fp32."""
+    """Computes every attention in fp32, from its first product to its second."""
     types = _types(proto)
-    wide = _attention_nodes(proto.graph.node)
+    wide = _attention_nodes(list(proto.graph.node))
     casts = _Casts(proto)
     for node in list(proto.graph.node):
-        if id(node) not in wide:
+        source, output = node.input[0] if node.input else '', node.output[0]
+        if output not in wide:
             casts.add(node)
-            continue
-        for index, name in enumerate(node.input):
-            if types.get(name) == _HALF:
-                node.input[index] = casts.cast(name, _FLOAT)
-        output = node.output[0]
-        if types.get(output) == _HALF:
-            node.output[0] = f'{output}__wide'
+        elif node.op_type == 'Cast':
+            if types.get(output) == _FLOAT:
+                node.input[0] = casts.known(source, _FLOAT) or source
+            elif types.get(source) == _FLOAT:
+                casts.remember(output, _FLOAT, source)
             casts.add(node)
-            casts.cast(node.output[0], _HALF, output)
         else:
+            for index, name in enumerate(node.input):
+                if types.get(name) == _HALF:
+                    node.input[index] = casts.cast(name, _FLOAT)
             casts.add(node)
+            if types.get(output) == _HALF:
+                node.output[0] = f'{output}__wide'
+                casts.cast(node.output[0], _HALF, output)
+                casts.remember(output, _FLOAT, node.output[0])
     casts.finish()
 
 
-def _attention_nodes(nodes: Iterable[Any]) -> set[int]:
-    """Ids of the nodes that multiply: the products before and after each softmax."""
-    nodes = list(nodes)
+def _attention_nodes(nodes: Sequence[Any]) -> set[str]:
+    """Nodes of every attention, by first output: two products, a softmax, what lies between."""
     maker = {name: node for node in nodes for name in node.output}
     users: dict[str, list[Any]] = {}
     for node in nodes:
         for name in node.input:
             users.setdefault(name, []).append(node)
 
-    found: set[int] = set()
+    found: set[str] = set()
 
     def search(frontier: list[Any], forward: bool) -> None:
-        seen: set[int] = set()
+        seen: set[str] = set()
         while frontier:
             node = frontier.pop()
-            if id(node) in seen:
+            if node.output[0] in seen or node.op_type not in _BETWEEN | {'MatMul'}:
                 continue
-            seen.add(id(node))
+            seen.add(node.output[0])
+            found.add(node.output[0])
             if node.op_type == 'MatMul':
-                found.add(id(node))
-            elif node.op_type in _BETWEEN:
-                if forward:
-                    frontier += [user for name in node.output for user in users.get(name, [])]
-                else:
-                    frontier += [maker[name] for name in node.input if name in maker]
+                continue
+            if forward:
+                frontier += [user for name in node.output for user in users.get(name, [])]
+            else:
+                frontier += [maker[name] for name in node.input if name in maker]
 
     for node in nodes:
-        if node.op_type == 'Attention':
-            found.add(id(node))
-        elif node.op_type == 'Softmax':
-            search([maker[node.input[0]]] if node.input[0] in maker else [], forward=False)
+        if node.op_type in ('Attention', 'Softmax'):
+            found.add(node.output[0])
+        if node.op_type == 'Softmax':
+            search([maker[name] for name in node.input if name in maker], forward=False)
             search(list(users.get(node.output[0], [])), forward=True)
     return found
 
