@@ -36,8 +36,9 @@ setup(
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
-        files('launch', '*.launch.py', '*.yaml', '*.xml'),
-        files('engines/micro', '*.json', '*.onnx', '*.npz'),
+        files('launch', '*.launch.py', '*.yaml'),
+        files('launch/dds', '*.xml'),
+        files('engines/micro', '*.json', '*.onnx', '*.bin', '*.npz'),
     ],
     zip_safe=False,
     install_requires=['numpy', 'opencv-python-headless'],
