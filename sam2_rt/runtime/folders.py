@@ -29,7 +29,8 @@ class EngineFolder:
 def find_engines(root: str | Path) -> list[EngineFolder]:
     """Looks for engine folders: `root` itself, or the folders in it, by name.
 
-    A folder counts if it has a manifest or ONNX files; its files are compared with their hashes.
+    A folder counts if it has a manifest or ONNX files, unless it is hidden: an export in progress
+    is. Its files are compared with their hashes.
 
     Raises:
         EngineError: there is no such folder.
@@ -39,7 +40,8 @@ def find_engines(root: str | Path) -> list[EngineFolder]:
         raise EngineError(f'{root} is not a folder; give an engine folder or a folder of them')
     if _is_engine(root):
         return [inspect_engine(root)]
-    return [inspect_engine(path) for path in sorted(root.iterdir()) if _is_engine(path)]
+    paths = sorted(path for path in root.iterdir() if not path.name.startswith('.'))
+    return [inspect_engine(path) for path in paths if _is_engine(path)]
 
 
 def inspect_engine(folder: Path) -> EngineFolder:

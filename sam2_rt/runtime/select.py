@@ -94,9 +94,9 @@ def open_runner(
     manifest = load_manifest(folder)
     manifest.verify_files()
 
-    candidates, refused = _candidates(backend, precision, manifest)
+    candidates, unavailable = _candidates(backend, precision, manifest)
     if not candidates:
-        raise _nothing_runs(manifest, refused)
+        raise _nothing_runs(manifest, unavailable)
     if len(candidates) == 1 and backend != AUTO:
         return _open(candidates[0], manifest, threads)
     cache = ChoiceCache(manifest, candidates, threads)
@@ -107,10 +107,12 @@ def open_runner(
         except Sam2RtError as error:
             _log.warning('%s was chosen before, but fails now: %s', known, error)
         else:
-            _log.info('%s (measured before; kept in %s)', known.reason, cache.path)
+            _log.info(
+                'engine %s: %s (measured before; kept in %s)', folder, known.reason, cache.path
+            )
             return runner
-    choice = _fastest(candidates, refused, manifest, threads, clock)
-    _log.info('%s', choice.reason)
+    choice = _fastest(candidates, unavailable, manifest, threads, clock)
+    _log.info('engine %s: %s', folder, choice.reason)
     cache.write(choice)
     return _open(choice, manifest, threads)
 
@@ -138,23 +140,24 @@ def _candidates(
 ) -> tuple[list[Choice], dict[str, str]]:
     """What can run the engine here as asked, and by backend why the others cannot."""
     candidates: list[Choice] = []
-    refused: dict[str, str] = {}
+    unavailable: dict[str, str] = {}
     for name in BACKENDS if backend == AUTO else (backend,):
         try:
             available = _runner_class(name).precisions(manifest)
         except BackendError as error:
-            refused[name] = str(error)
+            unavailable[name] = str(error)
+            _log.debug('%s is not available: %s', name, error)
             continue
         chosen = [Choice(name, each) for each in available if precision in (AUTO, each)]
         candidates += chosen
         if not chosen:
-            refused[name] = f'calculates in {", ".join(available)} here, not in {precision}'
-    return candidates, refused
+            unavailable[name] = f'calculates in {", ".join(available)} here, not in {precision}'
+    return candidates, unavailable
 
 
 def _fastest(
     candidates: list[Choice],
-    refused: Mapping[str, str],
+    unavailable: Mapping[str, str],
     manifest: Manifest,
     threads: int | None,
     clock: Clock,
@@ -162,33 +165,34 @@ def _fastest(
     """Measures the candidates, one after the other, and returns the fastest accurate one."""
     clip = load_clip(manifest.folder)
     passed: dict[Choice, Accuracy] = {}
-    reasons = dict(refused)
+    failed: dict[str, str] = {}
     for candidate in candidates:
-        _log.info('%s: trying %s on %d frames', manifest.folder, candidate, len(clip.frames))
+        _log.info('engine %s: trying %s', manifest.folder, candidate)
         try:
             with _open(candidate, manifest, threads) as runner:
                 accuracy = check_accuracy(runner, clip, clock)
         except Sam2RtError as error:
-            reasons[str(candidate)] = str(error)
+            failed[str(candidate)] = str(error)
             continue
         if accuracy.passed:
             passed[candidate] = accuracy
         else:
-            reasons[str(candidate)] = (
+            failed[str(candidate)] = (
                 f'mask IoU {accuracy.mean_iou:.3f} with the reference, {REQUIRED_IOU} is required'
             )
     if not passed:
-        raise _nothing_runs(manifest, reasons)
-    best = min(passed, key=lambda candidate: passed[candidate].seconds_per_frame)
+        raise _nothing_runs(manifest, {**failed, **unavailable})
+    ranking = sorted(passed, key=lambda candidate: passed[candidate].seconds_per_frame)
     told = [
-        f'{candidate} {accuracy.seconds_per_frame * 1e3:.1f} ms per frame, '
-        f'mask IoU {accuracy.mean_iou:.3f}'
-        for candidate, accuracy in sorted(passed.items(), key=lambda item: item[0] != best)
+        f'{candidate} {passed[candidate].seconds_per_frame * 1e3:.1f} ms per frame with mask IoU '
+        f'{passed[candidate].mean_iou:.3f}'
+        for candidate in ranking
     ]
-    told += [f'{name}: {reason}' for name, reason in reasons.items()]
-    return Choice(
-        best.backend, best.precision, f'{manifest.folder} runs on {best}: ' + '; '.join(told)
-    )
+    told += [f'{name} refused: {reason}' for name, reason in failed.items()]
+    if unavailable:
+        told.append(f'not available here: {", ".join(unavailable)}')
+    best = ranking[0]
+    return Choice(best.backend, best.precision, f'runs on {best} ({"; ".join(told)})')
 
 
 def _nothing_runs(manifest: Manifest, reasons: Mapping[str, str]) -> BackendError:

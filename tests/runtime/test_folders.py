@@ -9,7 +9,7 @@ from sam2_rt.runtime.folders import find_engines
 
 
 def test_engines_are_listed_by_name_with_what_is_wrong(tiny_engine, tmp_path):
-    for name in ('b-whole', 'a-cut', 'd-bare'):
+    for name in ('b-whole', 'a-cut', 'd-bare', '.unfinished'):
         shutil.copytree(tiny_engine, tmp_path / name)
     (tmp_path / 'a-cut' / 'track.onnx').write_bytes(b'')
     (tmp_path / 'd-bare' / 'manifest.json').unlink()

@@ -101,15 +101,19 @@ def test_the_fastest_is_chosen(machine, tiny_engine, log):
     machine.add('quick', 0.1)
     machine.add('middling', 0.2)
     assert machine.open(tiny_engine) == 'quick fp32'
-    assert 'tiny runs on quick fp32: quick fp32 200.0 ms per frame, mask IoU 1.000; ' in log()
-    assert 'slow fp32 600.0 ms per frame' in log()
+    assert log() == (
+        f'engine {tiny_engine}: runs on quick fp32 ('
+        'quick fp32 200.0 ms per frame with mask IoU 1.000; '
+        'middling fp32 400.0 ms per frame with mask IoU 1.000; '
+        'slow fp32 600.0 ms per frame with mask IoU 1.000)'
+    )
 
 
 def test_fast_but_wrong_is_refused_and_said(machine, tiny_engine, log):
     machine.add('wrong', 0.01, shift=WRONG)
     machine.add('right', 0.5)
     assert machine.open(tiny_engine) == 'right fp32'
-    assert 'wrong fp32: mask IoU 0.' in log()
+    assert 'wrong fp32 refused: mask IoU 0.' in log()
     assert 'with the reference, 0.99 is required' in log()
 
 
@@ -142,8 +146,8 @@ def test_a_backend_that_fails_does_not_keep_the_others_from_running(machine, tin
     machine.add('nan', 0.02, shift=float('nan'))
     machine.add('whole', 0.5)
     assert machine.open(tiny_engine) == 'whole fp32'
-    assert 'broken fp32: out of memory' in log()
-    assert 'nan fp32: ' in log()
+    assert 'broken fp32 refused: out of memory' in log()
+    assert 'nan fp32 refused: ' in log()
 
 
 def test_if_nothing_passes_every_reason_is_listed(machine, tiny_engine):
@@ -153,9 +157,9 @@ def test_if_nothing_passes_every_reason_is_listed(machine, tiny_engine):
     with pytest.raises(BackendError) as caught:
         machine.open(tiny_engine)
     _, *lines, advice = str(caught.value).splitlines()
-    assert lines[0].startswith("  absent: absent cannot be imported: No module named 'no_such")
-    assert lines[1].startswith('  wrong fp32: mask IoU 0.')
-    assert lines[2] == '  broken fp32: out of memory'
+    assert lines[0].startswith('  wrong fp32: mask IoU 0.')
+    assert lines[1] == '  broken fp32: out of memory'
+    assert lines[2].startswith("  absent: absent cannot be imported: No module named 'no_such")
     assert 'install one of these' in advice
 
 
@@ -300,5 +304,5 @@ def test_this_machine_runs_the_tiny_engine(tiny_engine, tmp_path, monkeypatch, l
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     with open_runner(tiny_engine) as runner:
         assert runner.info.backend in select.BACKENDS
-    assert f'runs on {runner.info.backend} {runner.info.precision}: ' in log()
+    assert f'runs on {runner.info.backend} {runner.info.precision} (' in log()
     assert 'tensorrt' in log()  # chosen, or why not
