@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import rclpy
-from ament_index_python.packages import get_package_share_directory
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -28,6 +26,7 @@ from sam2_rt.ros.convert import frame_from
 from sam2_rt.ros.diagnostics import HealthReporter
 from sam2_rt.ros.outputs import Outputs
 from sam2_rt.runtime.base import Runner
+from sam2_rt.runtime.locate import locate_engine
 from sam2_rt.runtime.select import open_runner
 from sam2_rt.stream import TrackingStream
 from sam2_rt.tracker import Tracker
@@ -97,13 +96,13 @@ class TrackerNode(LifecycleNode):
     def _configure(self) -> None:
         config = parameters.node_config(parameters.current(self))
         runner = open_runner(
-            config.engine or bundled_engine(),
+            locate_engine(config.engine),
             config.backend,
             precision=config.precision,
             threads=config.threads,
         )
         try:
-            tracker = Tracker(runner, config.tracker)
+            tracker = Tracker(runner, config.tracker_config(runner.manifest.max_objects))
             tracker.warm_up()
         except BaseException:
             runner.close()
@@ -220,14 +219,6 @@ class TrackerNode(LifecycleNode):
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
-
-
-def bundled_engine() -> Path:
-    """engines/micro: of the checkout this runs from, else of the installed package."""
-    checkout = Path(__file__).resolve().parents[2]
-    if (checkout / 'package.xml').is_file():
-        return checkout / 'engines' / 'micro'
-    return Path(get_package_share_directory('sam2_rt')) / 'engines' / 'micro'
 
 
 def main() -> int:

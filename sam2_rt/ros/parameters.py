@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -68,7 +68,9 @@ OPTIONS: Mapping[str, Option] = {
         'type of the image topic: sensor_msgs/Image or sensor_msgs/CompressedImage',
         choices=('raw', 'compressed'),
     ),
-    'max_objects': Option(_TRACKER.max_objects, 'objects tracked at once', (1, 65535)),
+    'max_objects': Option(
+        0, 'objects tracked at once; 0 = as many as the engine was exported for', (0, 65535)
+    ),
     'held_frames': Option(
         _TRACKER.held_frames, 'past frames kept so that a late prompt finds its own', (1, 100000)
     ),
@@ -143,11 +145,16 @@ class NodeConfig:
     precision: str
     threads: int | None
     compressed: bool
+    max_objects: int
     tracker: TrackerConfig
     click_object: str
     stale_after_s: float
     auto_prompt_topic: str
     auto_prompt: AutoPromptConfig
+
+    def tracker_config(self, engine_limit: int) -> TrackerConfig:
+        """The tracker's settings for an engine that was exported for so many objects."""
+        return replace(self.tracker, max_objects=self.max_objects or engine_limit)
 
 
 def node_config(values: Mapping[str, Any]) -> NodeConfig:
@@ -169,15 +176,16 @@ def node_config(values: Mapping[str, Any]) -> NodeConfig:
         for name, value in values.items()
         if name.startswith('presence.')
     }
-    held = ('max_objects', 'held_frames', 'held_megabytes', 'catch_up_frames')
+    held = ('held_frames', 'held_megabytes', 'catch_up_frames', 'late_prompts_use_newest')
     return NodeConfig(
         engine=values['engine'],
         backend=values['backend'],
         precision=values['precision'],
         threads=values['threads'] or None,
         compressed=values['image_transport'] == 'compressed',
+        max_objects=values['max_objects'],
         tracker=TrackerConfig(
-            **{name: values[name] for name in (*held, 'late_prompts_use_newest')},
+            **{name: values[name] for name in held},
             presence=PresenceConfig(**presence),
         ),
         click_object=values['click_object'],

@@ -20,6 +20,7 @@ def node(ros):
 def test_the_defaults_are_those_of_the_tracker(node) -> None:
     config = parameters.node_config(parameters.current(node))
     assert config.tracker == TrackerConfig()
+    assert config.tracker_config(engine_limit=3).max_objects == 3
     assert config.threads is None
     assert config.auto_prompt.labels == frozenset()
 
@@ -39,7 +40,7 @@ def test_every_parameter_is_described(node) -> None:
 @pytest.mark.parametrize(
     ('name', 'value'),
     [
-        ('max_objects', 0),
+        ('max_objects', -1),
         ('catch_up_frames', 1),
         ('presence.show_above', 1.5),
         ('threads', -1),

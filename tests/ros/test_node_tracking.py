@@ -1,0 +1,138 @@
+"""Late prompts, a detector's boxes, and real clips through the graph."""
+
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from vision_msgs.msg import Detection2DArray
+
+from sam2_rt.config import TrackerConfig
+from sam2_rt.postprocess import label_image
+from sam2_rt.ros.convert import header
+from sam2_rt.runtime.select import open_runner
+from sam2_rt.tracker import Tracker
+from sam2_rt.types import BoxPrompt, Frame
+from tests.ros.graph import GREEN, RED, REPOSITORY, detection, eventually, scene
+
+CLIPS = REPOSITORY.parent / 'shared' / 'clips'
+MICRO = REPOSITORY / 'engines' / 'micro'
+PERIOD_NS = 33_333_333
+
+
+def place(index: int) -> tuple[int, int]:
+    """Centre of a square that has left its own outline after 15 frames."""
+    return 70 + 8 * index, 120
+
+
+def moving(index: int) -> np.ndarray:
+    return scene((place(index), RED), size=(560, 240), side=120)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+def test_a_prompt_half_a_second_late_ends_where_one_on_time_does(start) -> None:
+    _, client = start()
+    client.connected()
+    first = time.time_ns() - 30 * PERIOD_NS
+    for index in range(16):
+        client.track(moving(index), first + index * PERIOD_NS)
+    client.prompt(detection(*place(15), 120, 120, id='on time'))
+    # The detector was shown frame 0, 500 ms ago: nothing of the object is there any more.
+    client.prompt(detection(*place(0), 120, 120, id='late'), stamp=first)
+    index = 16
+    while True:
+        stamp = client.track(moving(index), first + index * PERIOD_NS)
+        if client.ids(stamp) == ['on time', 'late']:
+            break
+        index += 1
+        assert index < 45, 'the late object has not caught up'
+    objects = client.objects[stamp].detections
+    truth = np.all(moving(index) == RED, axis=-1)
+
+    def mask_of(item):
+        # Both lie on the same pixels, so the label image shows only one of them.
+        mask = np.zeros_like(truth)
+        box, size = item.bbox.center.position, (item.bbox.size_x, item.bbox.size_y)
+        x0, y0 = round(box.x - size[0] / 2), round(box.y - size[1] / 2)
+        mask[y0 : y0 + round(size[1]), x0 : x0 + round(size[0])] = True
+        return mask
+
+    on_time, late = (iou(mask_of(item), truth) for item in objects)
+    print(f'IoU with the truth: on time {on_time:.3f}, late {late:.3f}, after {index - 15} frames')
+    assert on_time > 0.6
+    assert late >= 0.9 * on_time
+
+
+def test_a_detector_starts_and_finds_objects_again(start) -> None:
+    process, client = start(**{'auto_prompt.topic': 'detections', 'auto_prompt.labels': ['cup']})
+    client.connected()
+    detector = client.node.create_publisher(Detection2DArray, 'detections', 10)
+    eventually(detector.get_subscription_count)
+
+    def detect(*items, stamp):
+        detector.publish(Detection2DArray(header=header(stamp, 'camera'), detections=items))
+
+    first = time.time_ns()
+    stamp = client.track(moving(0), first)
+    cup, dog = ({'label': label, 'score': 0.9} for label in ('cup', 'dog'))
+    for _ in range(5):  # the same box again and again
+        detect(
+            detection(*place(0), 120, 120, **cup), detection(400, 40, 50, 50, **dog), stamp=stamp
+        )
+        time.sleep(0.02)
+    stamp = client.listed(moving(0), ['1'])
+    assert client.objects[stamp].detections[0].results[0].hypothesis.class_id == 'cup'
+    gone = client.track(scene(size=(560, 240)), stamp + PERIOD_NS)
+    gone = client.track(scene(size=(560, 240)), gone + 3_000_000_000)
+    eventually(lambda: client.presence[-1].status[0].message == 'lost')
+    # It comes back in other light: only the detector knows it again.
+    back = client.track(scene(((300, 120), GREEN), size=(560, 240)), gone + PERIOD_NS)
+    assert client.objects[back].detections[0].bbox.size_x == 0
+    detect(detection(300, 120, 60, 60, **cup), stamp=back)
+    process.logged("object '1' prompted on the newest frame", 5)
+    eventually(lambda: process.text().count("object '1' prompted") == 2)
+
+
+@pytest.mark.parametrize(
+    ('name', 'box'),
+    [('coffee_mug', (802, 418, 990, 616)), ('cups_ball', (366, 428, 436, 500))],
+)
+def test_a_real_clip_gives_what_the_tracker_gives_without_ros(
+    start, tiny_engine: Path, name: str, box: tuple[int, int, int, int]
+) -> None:
+    path = CLIPS / f'{name}.mp4'
+    if not path.is_file():
+        pytest.skip(f'{path.name} is not here; put the real clips into {CLIPS} to run this')
+    engine = MICRO if (MICRO / 'manifest.json').is_file() else tiny_engine
+    frames, stamps = frames_of(path, 40), [(k + 1) * PERIOD_NS for k in range(40)]
+
+    process, client = start(engine=str(engine), precision='fp32')
+    client.connected()
+    client.track(frames[0], stamps[0])
+    x0, y0, x1, y1 = box
+    prompt = detection((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, id='it')
+    client.prompt(prompt)
+    process.logged("object 'it' prompted")
+
+    with open_runner(engine, 'onnxruntime', precision='fp32', threads=1) as runner:
+        tracker = Tracker(runner, TrackerConfig(max_objects=1))
+        tracker.step(Frame(frames[0], stamps[0]))
+        tracker.add_prompt(BoxPrompt(box), 'it')
+        for image, stamp in zip(frames[1:], stamps[1:], strict=True):
+            client.track(image, stamp)
+            expected = tracker.step(Frame(image, stamp))
+            assert np.array_equal(client.labels(stamp), label_image(expected))
+            (listed,) = client.objects[stamp].detections
+            probability = listed.results[0].hypothesis.score
+            assert probability == pytest.approx(expected.objects[0].presence.probability, abs=1e-6)
+
+
+def frames_of(path: Path, count: int) -> list[np.ndarray]:
+    capture = cv2.VideoCapture(str(path))
+    frames = [np.ascontiguousarray(capture.read()[1][..., ::-1]) for _ in range(count)]
+    capture.release()
+    return frames
