@@ -43,13 +43,15 @@ def rewrite(model: Path, policy: str, scratch: Path) -> Path:
         EngineError: the file is not an ONNX graph, its weights are missing, or it has subgraphs.
         BackendError: the onnx package is needed and not installed.
     """
-    if policy in ('fp16', 'tf32'):
+    if policy == 'fp16':
+        return model
+    if policy in ('tf32', 'fp32') and _HALF not in _types(_load(model, weights=False)).values():
         return model
     proto = _load(model, weights=True)
     if policy == 'fp16_fp32_attention':
         _widen_attention(proto)
-    elif not _widen_all(proto):
-        return model
+    else:
+        _widen_all(proto)
     rewritten = scratch / model.name
     _onnx().save(
         proto, str(rewritten), save_as_external_data=True, location=f'{model.stem}.weights'
@@ -204,30 +206,35 @@ def _attention_nodes(nodes: Sequence[Any]) -> set[str]:
     return found
 
 
-def _widen_all(proto: Any) -> bool:
+def _widen_all(proto: Any) -> None:
     """Computes everything in fp32; inputs and outputs keep their types.
 
-    Returns:
-        False if nothing was fp16, and nothing has changed.
+    Weights that an fp32 graph stores as fp16 become fp32 where they lie, without the Cast behind
+    them: older TensorRT takes only constants as a convolution's weights.
     """
     graph = proto.graph
-    if _HALF not in _types(proto).values():
-        return False
     for tensor in graph.initializer:
         _widen_tensor(tensor)
+    weights = {tensor.name for tensor in graph.initializer if tensor.data_type == _FLOAT}
+    same: dict[str, str] = {}
     half_inputs, half_outputs = (
         {value.name for value in values if value.type.tensor_type.elem_type == _HALF}
         for values in (graph.input, graph.output)
     )
     casts = _Casts(proto)
     for node in list(graph.node):
+        if node.op_type == 'Cast' and node.input[0] in weights:
+            same[node.output[0]] = node.input[0]
+            continue
         for attribute in node.attribute:
             if node.op_type == 'Cast' and attribute.name == 'to' and attribute.i == _HALF:
                 attribute.i = _FLOAT
             elif attribute.HasField('t'):
                 _widen_tensor(attribute.t)
         for index, name in enumerate(node.input):
-            if name in half_inputs:
+            if name in same:
+                node.input[index] = same[name]
+            elif name in half_inputs:
                 node.input[index] = casts.cast(name, _FLOAT)
             elif name in half_outputs:
                 node.input[index] = f'{name}__wide'
@@ -238,7 +245,6 @@ def _widen_all(proto: Any) -> bool:
         for index, name in made:
             casts.cast(node.output[index], _HALF, name)
     casts.finish()
-    return True
 
 
 def _widen_tensor(tensor: Any) -> None:

@@ -164,12 +164,12 @@ def create_context(library: TensorRT, engine: Any) -> Any:
     if library.is_rtx:
         # Kernels for the shapes in use are compiled at once: those compiled later, in the
         # background, would never reach a captured graph.
-        config = engine.create_runtime_config()
+        runtime_config = engine.create_runtime_config()
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        config.set_execution_context_allocation_strategy(strategy)
+        runtime_config.set_execution_context_allocation_strategy(strategy)
         eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        config.dynamic_shapes_kernel_specialization_strategy = eager
-        return engine.create_execution_context(config)
+        runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
+        return engine.create_execution_context(runtime_config)
     if hasattr(engine, 'create_execution_context_without_device_memory'):
         return engine.create_execution_context_without_device_memory()
     return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)

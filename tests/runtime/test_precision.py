@@ -154,6 +154,30 @@ def test_a_graph_in_fp32_is_compiled_as_it_is(tiny_engine: Path, scratch: Path) 
         assert rewrite(model, policy, scratch) == model
 
 
+def test_weights_stored_in_half_become_constants_again(tmp_path: Path, scratch: Path) -> None:
+    """As `export.to_onnx --weights fp16` stores them: an fp32 graph with a Cast behind each."""
+    kernel = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float16)
+    graph = helper.make_graph(
+        [
+            helper.make_node('Cast', ['kernel_half'], ['kernel'], to=TensorProto.FLOAT),
+            helper.make_node('Conv', ['x', 'kernel'], ['y']),
+        ],
+        'convolution',
+        [helper.make_tensor_value_info('x', TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info('y', TensorProto.FLOAT, [1, 4, 6, 6])],
+        [numpy_helper.from_array(kernel, 'kernel_half')],
+    )
+    opset = [helper.make_opsetid('', 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / 'e.onnx')
+    for policy in ('tf32', 'fp32'):
+        rewritten = onnx.load(str(rewrite(tmp_path / 'e.onnx', policy, scratch)))
+        onnx.checker.check_model(rewritten, full_check=True)
+        assert [node.op_type for node in rewritten.graph.node] == ['Conv']
+        np.testing.assert_array_equal(
+            numpy_helper.to_array(rewritten.graph.initializer[0]), kernel.astype(np.float32)
+        )
+
+
 def test_islands_for_a_tensorrt_that_ignores_types(model: Path) -> None:
     assert half_islands(model, 'fp16') == {
         'x32_node', 'n32_node', 'scaled32_node', 'p32_node',
