@@ -1,6 +1,6 @@
 """Measures `micro`, closed loop through the robot's own Tracker, on scenes it was not trained on.
 
-    python -m export.micro.evaluate runs/micro/micro.pt      the torch network
+    python -m export.micro.evaluate out/micro/micro.pt      the torch network
     python -m export.micro.evaluate engines/micro            an exported engine
 
 Held-out scenes use seeds that training never draws, and procedural surfaces only, so the numbers
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument('--scenes', type=int, default=12, help='clips per difficulty')
     parser.add_argument('--frames', type=int, default=48, help='frames per clip')
     parser.add_argument('--clips', type=Path, help='folder of the real clips')
-    parser.add_argument('--out', type=Path, default=Path('runs/micro/evaluation'))
+    parser.add_argument('--out', type=Path, default=Path('out/micro/evaluation'))
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)

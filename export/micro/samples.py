@@ -66,8 +66,8 @@ class Recipe:
     magnify: float = 1.0
 
 
-STILLS = Recipe(length=1, objects=3, mix=(0.15, 0.1, 0.0, 0.15, 0.6), repeats=2, pace=3.0)
-CLIPS = Recipe(length=8, objects=2, mix=(0.1, 0.35, 0.2, 0.15, 0.2), repeats=2)
+STILLS = Recipe(length=1, objects=3, mix=(0.15, 0.1, 0.0, 0.15, 0.6), repeats=4, pace=3.0)
+CLIPS = Recipe(length=8, objects=2, mix=(0.1, 0.35, 0.2, 0.15, 0.2), repeats=3)
 _STILLS_PER_SCENE = 3
 
 

@@ -1,8 +1,8 @@
 """Trains `micro` from nothing: generated stills first, then generated clips.
 
-    python -m export.micro.train --out runs/micro
+    python -m export.micro.train --out out/micro
 
-Interrupted, the same command goes on from the last checkpoint. `runs/micro/micro.pt` is the result
+Interrupted, the same command goes on from the last checkpoint. `out/micro/micro.pt` is the result
 (the averaged weights, in Meta's layout), `progress.jsonl` the log, `progress.png` its curves.
 """
 
@@ -127,7 +127,7 @@ class Trainer:
             {'params': decayed, 'weight_decay': 0.02},
             {'params': plain, 'weight_decay': 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=self.peak, betas=(0.9, 0.98))
+        self.optimiser = torch.optim.AdamW(groups, lr=self.peak, betas=(0.9, 0.98), fused=True)
 
     def resize(self, image_size: int) -> None:
         """Goes on with images of another size; weights do not depend on it."""
@@ -240,7 +240,7 @@ def train(trainer: Trainer, phases: tuple[Phase, ...], workers: int) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, default=Path('runs/micro'), help='folder of the run')
+    parser.add_argument('--out', type=Path, default=Path('out/micro'), help='folder of the run')
     parser.add_argument('--stills', type=int, default=3000, help='steps on single images')
     parser.add_argument('--short', type=int, default=2000, help='steps on clips of 4 frames')
     parser.add_argument('--long', type=int, default=2000, help='steps on clips of 8 frames')
