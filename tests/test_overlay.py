@@ -55,9 +55,11 @@ def test_the_frame_itself_is_not_changed():
 def test_holes_stay_clear():
     ring = tracked('ring', BOX)
     ring.mask[120:160, 140:180] = False
-    image = Overlay().draw(grey_frame(), result(ring), status='')
+    image = Overlay(opacity=0.2).draw(grey_frame(), result(ring), status='')
     assert image[140, 160].tolist() == [100, 100, 100]
     assert image[110, 130].tolist() != [100, 100, 100]
+    # A hole has an outline as well.
+    assert image[140, 139].tolist() == pytest.approx(colour_of(0), abs=75)
 
 
 def test_bgr_frames_get_the_same_colours_in_their_own_order():

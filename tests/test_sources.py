@@ -114,6 +114,13 @@ def test_a_video_that_is_one_frame_short_of_an_estimate_is_whole(video):
     assert len(list(source)) == FRAMES
 
 
+def test_a_wrong_frame_rate_is_not_taken_for_a_break(video):
+    # All 30 frames come, though at 20 fps they would have lasted longer.
+    source = VideoFile(video)
+    source.fps = 20.0
+    assert len(list(source)) == FRAMES
+
+
 def test_a_variable_frame_rate_is_not_taken_for_a_break(video):
     # Announced: 2 s at an estimated 60 fps; delivered: 30 frames whose times span all of it.
     source = VideoFile(video)
@@ -308,6 +315,25 @@ def test_a_camera_that_was_stopped_ends_without_an_error(monkeypatch):
         camera.stop()
     camera.close()
     assert capture.released
+
+
+def test_the_last_frame_is_not_lost_when_it_comes_as_the_source_ends(monkeypatch):
+    may_read = threading.Event()
+    camera, _ = fake_camera(monkeypatch, 1, lambda index: may_read.wait(20))
+    take = camera._mailbox.take
+
+    def nothing_yet(timeout):
+        """Time is over; right after that the frame comes and the source ends."""
+        camera._mailbox.take = take
+        may_read.set()
+        camera._thread.join(20)
+        return None
+
+    camera._mailbox.take = nothing_yet
+    frames = []
+    with pytest.raises(SourceError, match='after 1 frames'):
+        frames.extend(camera)
+    assert len(frames) == 1
 
 
 def test_a_camera_that_was_never_read_is_released(monkeypatch):

@@ -100,7 +100,7 @@ def add_options(parser: argparse.ArgumentParser, *, tracking: bool) -> None:
 
 
 def parse_prompts(tokens: Sequence[Token]) -> list[PromptRequest]:
-    """Groups options into prompts, in the order in which they must be made.
+    """Groups options into prompts, in the order in which they were begun.
 
     Args:
         tokens: as typed.
@@ -131,13 +131,12 @@ def parse_prompts(tokens: Sequence[Token]) -> list[PromptRequest]:
                 f'object {object_id!r} has no prompt; put --point, --box or --mask behind '
                 f'--object {object_id}'
             )
-    requests = [
+    return [
         PromptRequest(
             group.object_id, labels.get(group.object_id, ''), group.frame, group.prompt()
         )
         for group in groups.values()
     ]
-    return sorted(requests, key=lambda request: request.frame)  # stable: else as typed
 
 
 def _add(group: _Group, name: str, value: str) -> None:

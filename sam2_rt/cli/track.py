@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_frames(requests: Sequence[PromptRequest], source: Source) -> None:
-    last = requests[-1]
+    last = max(requests, key=lambda request: request.frame)
     if source.frame_count is not None and last.frame >= source.frame_count:
         raise PromptError(
             f'object {last.object_id!r}: a prompt is for frame {last.frame}, but {source.name} '
@@ -170,7 +170,7 @@ class _Session:
         return 0
 
     def _track(self, progress: Progress) -> None:
-        waiting = deque(self.requests)
+        waiting = deque(sorted(self.requests, key=lambda request: request.frame))
         stamps: dict[int, int] = {}  # of the frames that prompts are for
         for frame in self.source:
             start = time.perf_counter()

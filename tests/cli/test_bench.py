@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sam2_rt.cli.bench import _grid, _made_up, _Repeated
-from sam2_rt.sources import Paced
+from sam2_rt.sources import Paced, Source
 from sam2_rt.tracker import Tracker
 from tests.cli.conftest import HEIGHT, WIDTH
 
@@ -59,6 +59,26 @@ def test_a_steady_rate_counts_drops_and_ages(bench):
     assert report['milliseconds']['age']['p50'] >= report['milliseconds']['preprocess']['p50']
     assert 'at 200 per second' in result.out
     assert '1 object,' in result.out
+
+
+def test_only_drops_of_the_measurement_are_counted(bench, monkeypatch):
+    class TenDropsAFrame(Source):
+        live = True
+
+        def __init__(self, source):
+            super().__init__('camera')
+            self.source = source
+
+        @property
+        def dropped(self):
+            return 10 * (self.position + 1)
+
+        def _frames(self):
+            return iter(self.source)
+
+    monkeypatch.setattr('sam2_rt.cli.bench.Paced', TenDropsAFrame)
+    assert bench('--rate', 30, '--frames', 7, '--warm-up', 3, '--json', 'b.json').status == 0
+    assert json.loads(Path('b.json').read_text())['dropped'] == 70
 
 
 def test_ctrl_c_reports_what_was_measured(bench, monkeypatch):

@@ -1,11 +1,13 @@
 """Result files: whole or not there, and true to what was tracked."""
 
+import errno
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from sam2_rt.cli.files import write_png
 from sam2_rt.cli.outputs import CODECS, JsonLines, Outputs, VideoOutput, run_lengths
 from sam2_rt.errors import OutputError
 from sam2_rt.sources import VideoFile
@@ -77,6 +79,16 @@ def test_one_failure_does_not_spoil_the_other_files():
     with pytest.raises(OutputError, match=r'o\.avi'):
         outputs.finish()
     assert Path('o.jsonl').read_text().count('\n') == 1
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(monkeypatch):
+    def no_space(self, data):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', no_space)
+    with pytest.raises(OutputError, match=r'o\.png cannot be written: No space left on device'):
+        write_png(Path('o.png'), np.zeros((4, 4), np.uint8))
+    assert not Path('o.png').exists()
 
 
 def test_an_older_result_stays_until_the_new_one_is_whole():

@@ -54,16 +54,17 @@ def test_a_label_belongs_to_all_prompts_of_its_object():
     ]
 
 
-def test_prompts_come_in_the_order_of_frames_then_as_typed():
+def test_frames_are_told_apart_and_begin_at_0_for_every_object():
     parsed = parse(
         '--object b --at 9 --point 1,1 --at 3 --point 2,2 '
-        '--object a --point 3,3 --at 9 --point 4,4'
+        '--object a --point 3,3 --at 9 --point 4,4 --object b --point 5,5'
     )
     assert [(each.object_id, each.frame) for each in parsed] == [
-        ('a', 0),
-        ('b', 3),
         ('b', 9),
+        ('b', 3),
+        ('a', 0),
         ('a', 9),
+        ('b', 0),
     ]
 
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sam2_rt.errors import SourceError
 from sam2_rt.mailbox import LatestFrame
 from sam2_rt.overlay import colour_of
 from sam2_rt.sources import VideoFile
@@ -106,6 +107,7 @@ def test_labels_in_masks_do_not_depend_on_who_came_first(track, video):
     )  # fmt: skip
     assert result.status == 0
     numbers = json.loads(Path('masks/objects.json').read_text())
+    assert numbers == {'late': 1, 'early': 2}
     for index, objects in enumerate(objects_of('out.jsonl')):
         labels = cv2.imread(f'masks/{index:06d}.png', cv2.IMREAD_UNCHANGED)
         for name, number in numbers.items():
@@ -149,12 +151,23 @@ def test_run_lengths_are_the_mask(track, video):
 
 def test_a_late_prompt_is_carried_forward_to_now(track, video):
     assert track(video, '--point', RED_CLICK, '--json', 'prompt.jsonl').status == 0
-    late = track(video, '--point', RED_CLICK, '--prompt-delay', 3, '--json', 'late.jsonl')
+    late = track(video, '--point', RED_CLICK, '--prompt-delay', 6, '--json', 'late.jsonl')
     assert late.status == 0
     prompt, delayed = objects_of('prompt.jsonl'), objects_of('late.jsonl')
-    assert delayed[2] == {}
-    assert delayed[7]['1']['box'] == prompt[7]['1']['box']
+    # By frame 6 the square has left the place of the click, and now it is on its way.
+    assert delayed[5] == delayed[6] == {}
     assert delayed[-1]['1']['box'] == prompt[-1]['1']['box']
+    assert box_iou(delayed[-1]['1']['box'], red_box(FRAMES - 1)) > 0.6
+
+
+def test_corrections_come_in_the_order_of_frames_however_typed(track, video):
+    for name, argv in (
+        ('typed.jsonl', ['--at', 6, '--point', BLUE_CLICK, '--at', 0, '--point', RED_CLICK]),
+        ('sorted.jsonl', ['--point', RED_CLICK, '--at', 6, '--point', BLUE_CLICK]),
+    ):
+        assert track(video, *argv, '--json', name).status == 0
+    boxes = [[each['1']['box'] for each in objects_of(f'{n}.jsonl')] for n in ('typed', 'sorted')]
+    assert boxes[0] == boxes[1]
 
 
 def test_a_folder_of_images(track):
@@ -252,6 +265,30 @@ def test_ctrl_c_before_the_first_frame_leaves_nothing(track, video, tmp_path, mo
     monkeypatch.setattr(Tracker, 'warm_up', lambda self: signal.raise_signal(signal.SIGINT))
     result = track(video, '--point', RED_CLICK, '--save', 'o.mp4', '--json', 'o.jsonl')
     assert result.status == 130
+    assert leftovers(tmp_path) == []
+    assert not Path('o.jsonl').exists()
+
+
+def test_a_source_that_was_stopped_before_its_first_frame(track, video, tmp_path, monkeypatch):
+    frames = VideoFile._frames
+
+    def late(self):
+        signal.raise_signal(signal.SIGINT)
+        yield from frames(self)
+
+    monkeypatch.setattr(VideoFile, '_frames', late)
+    assert track(video, '--point', RED_CLICK, '--json', 'o.jsonl').status == 130
+    assert leftovers(tmp_path) == []
+    assert not Path('o.jsonl').exists()
+
+
+def test_a_source_that_breaks_before_its_first_frame(track, video, tmp_path, monkeypatch):
+    def broken(self):
+        raise SourceError('no good')
+
+    monkeypatch.setattr(VideoFile, '_frames', broken)
+    result = track(video, '--point', RED_CLICK, '--json', 'o.jsonl')
+    assert (result.status, result.err.splitlines()[-1]) == (2, 'sam2_rt: no good')
     assert leftovers(tmp_path) == []
     assert not Path('o.jsonl').exists()
 
