@@ -1,5 +1,6 @@
 # make demo   the tracker at work, with an overlay video and a latency report
 # make test   everything that continuous integration runs
+# make gpu-check   TensorRT on this machine's NVIDIA GPU: builds, checks, timings (see tests/gpu)
 # Each does all its own set-up, in .venv/ and .cache/; a second run installs nothing.
 
 SHELL := bash
@@ -19,7 +20,7 @@ IN_ROBOT := source $(ROBOT)/bin/activate &&
 IN_WORKSHOP := source $(WORKSHOP)/bin/activate &&
 NEEDS := setup.py .ci/constraints.txt Makefile
 
-.PHONY: demo test lint format test-robot test-ros coverage test-workshop clean
+.PHONY: demo test lint format test-robot test-ros coverage test-workshop gpu-check clean
 
 demo: $(ROBOT)/.ready
 	$(IN_ROBOT) python .ci/demo.py --out out/demo
@@ -39,7 +40,7 @@ test-robot: $(ROBOT)/.ready
 	  --ignore tests/ros --ignore tests/export --ignore tests/parity
 
 test-ros: $(ROBOT)/.ready
-	$(IN_ROBOT) python tests/ros/environment.py test
+	$(IN_ROBOT) coverage run tests/ros/environment.py test
 
 coverage: $(ROBOT)/.ready
 	$(IN_ROBOT) coverage combine --quiet && coverage report
@@ -59,10 +60,15 @@ $(WORKSHOP)/.ready: $(NEEDS)
 	@echo 'setting up $(WORKSHOP) with $(PYTHON)'
 	$(PYTHON) -m venv $(WORKSHOP)
 	$(IN_WORKSHOP) $(PIP) setuptools wheel
-	$(IN_WORKSHOP) $(PIP) --no-build-isolation --editable '.[openvino,export,test,parity,lint]'
+	$(IN_WORKSHOP) $(PIP) --no-build-isolation --editable '.[openvino,tensorrt-rtx,export,test,parity,lint]'
 	# The official code, byte for byte: the reference of tests/parity, and nothing else.
 	$(IN_WORKSHOP) SAM2_BUILD_CUDA=0 $(PIP) --no-deps --no-build-isolation sam2==1.1.0
 	touch $@
+
+# On a machine with an NVIDIA GPU, whose own python3 has TensorRT, NumPy, OpenCV, onnx, onnxruntime.
+ENGINES ?= engines/micro
+gpu-check:
+	python3 -m tests.gpu $(ENGINES)
 
 clean:
 	rm -rf .venv .cache out build install log .coverage .coverage.*

@@ -45,6 +45,9 @@ setup(
     extras_require={
         'onnxruntime': ['onnxruntime>=1.17'],
         'openvino': ['openvino>=2024.4'],
+        # TensorRT itself comes with JetPack, or as tensorrt-rtx; precision policies need onnx.
+        'tensorrt': ['onnx'],
+        'tensorrt-rtx': ['onnx', 'tensorrt-rtx>=1.4'],
         'export': ['torch>=2.4', 'onnx', 'onnxruntime', 'onnxslim', 'safetensors', 'tqdm'],
         'test': ['coverage>=7.10', 'onnx', 'onnxruntime', 'psutil', 'pytest<9', 'pytest-timeout'],
         # What the official implementation needs, without its own list (it would pull torchvision).

@@ -210,6 +210,19 @@ class FakeDriver:
         work = self.graphs[executable]
         return self.enqueue('launch', lambda: [each() for each in work] and None)
 
+    def _cuEventCreate(self, event: Any, flags: int) -> None:
+        self._handle(event)
+
+    def _cuEventRecord(self, event: Any, stream: Any) -> None: ...
+
+    def _cuEventSynchronize(self, event: int) -> int:
+        return self._cuStreamSynchronize(None)
+
+    def _cuEventElapsedTime(self, elapsed: Any, start: int, end: int) -> None:
+        elapsed._obj.value = 1.5
+
+    def _cuEventDestroy(self, event: int) -> None: ...
+
     def _cuGetErrorName(self, code: int, name: Any) -> None:
         names = {2: b'CUDA_ERROR_OUT_OF_MEMORY', 700: b'CUDA_ERROR_ILLEGAL_ADDRESS'}
         name._obj.value = names.get(code)

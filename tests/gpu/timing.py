@@ -1,0 +1,147 @@
+"""Timings on a GPU: device events for the graphs, wall clock for whole frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from sam2_rt.config import TrackerConfig
+from sam2_rt.runtime.trt import TrtRunner
+from sam2_rt.tracker import Tracker
+from tests.gpu.checks import Subject, there_and_back, track_inputs
+
+WARM_UP, RUNS = 20, 100
+OBJECTS = (1, 2, 4, 8)
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return {'p50': round(float(p50), 4), 'p95': round(float(p95), 4), 'p99': round(float(p99), 4)}
+
+
+def device_ms(runner: TrtRunner, run: Callable[[], object]) -> dict[str, float]:
+    """Device time of what one call enqueues, copies included."""
+    cuda, values = runner.cuda, []
+    for index in range(WARM_UP + RUNS):
+        with cuda.current():
+            start = cuda.event()
+        run()
+        with cuda.current():
+            elapsed = cuda.milliseconds(start, cuda.event())
+        if index >= WARM_UP:
+            values.append(elapsed)
+    return percentiles(values)
+
+
+def graph_ms(subject: Subject) -> dict[str, Any]:
+    """Encode and track per object count, replayed and enqueued plainly."""
+    figures: dict[str, Any] = {}
+    size = subject.manifest.image_size
+    image = np.zeros((1, size, size, 3), np.uint8)
+    for capture, kind in ((True, 'captured'), (False, 'plain')):
+        with subject.open(capture=capture) as runner:
+            figures[f'encode_{kind}_ms'] = device_ms(
+                runner, lambda runner=runner: runner.run('encode', {'image': image})
+            )
+            for objects in OBJECTS:
+                if objects <= subject.manifest.max_objects:
+                    inputs = track_inputs(runner, subject, objects)
+                    figures[f'track_{objects}_{kind}_ms'] = device_ms(
+                        runner, lambda runner=runner, inputs=inputs: runner.run('track', inputs)
+                    )
+            if capture:
+                figures['capture_refused'] = runner.capture_refused
+    return figures
+
+
+def end_to_end_ms(subject: Subject) -> dict[str, Any]:
+    """Wall clock of Tracker.step: image in, masks at image size out."""
+    figures = {}
+    for objects in (1, 8):
+        if objects > subject.manifest.max_objects:
+            continue
+        with subject.open() as runner:
+            tracker = Tracker(runner, TrackerConfig(max_objects=objects, held_frames=8))
+            values = []
+            for index, frame in enumerate(there_and_back(subject.clip, WARM_UP + RUNS)):
+                start = time.perf_counter()
+                tracker.step(frame)
+                if index >= WARM_UP:
+                    values.append((time.perf_counter() - start) * 1e3)
+                if index == 0:
+                    for _ in range(objects):
+                        tracker.add_prompt(subject.clip.prompt)
+            figures[f'frame_{objects}_ms'] = percentiles(values)
+    return figures
+
+
+def flops(model: Path, objects: int = 1) -> float:
+    """Multiply-adds times two of a graph's matrix products and convolutions."""
+    proto = onnx.load(str(model), load_external_data=False)
+    for value in (*proto.graph.input, *proto.graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_value = objects
+    del proto.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
+    for value in (*inferred.input, *inferred.output, *inferred.value_info):
+        shapes[value.name] = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+    total = 0.0
+    for node in inferred.node:
+        if node.op_type not in ('MatMul', 'Gemm', 'Conv', 'ConvTranspose'):
+            continue
+        first, second = shapes[node.input[0]], shapes[node.input[1]]
+        result = float(np.prod(shapes[node.output[0]]))
+        if node.op_type == 'Conv':
+            total += 2 * result * float(np.prod(second[1:]))
+        elif node.op_type == 'ConvTranspose':
+            total += 2 * float(np.prod(first)) * float(np.prod(second[1:]))
+        else:
+            total += 2 * result * first[-1]
+    return total
+
+
+def measured_peak_tflops() -> dict[str, float]:
+    """What this GPU reaches on a large matrix product, by type; empty without torch."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    if not torch.cuda.is_available():
+        return {}
+    peaks = {}
+    for name in ('float16', 'float32'):
+        torch.backends.cuda.matmul.allow_tf32 = True
+        a, b = (torch.randn(8192, 8192, device='cuda', dtype=getattr(torch, name)) for _ in 'ab')
+        times = []
+        for index in range(13):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in 'ab')
+            start.record()
+            torch.mm(a, b)
+            end.record()
+            end.synchronize()
+            if index >= 3:
+                times.append(start.elapsed_time(end))
+        peaks['tf32' if name == 'float32' else 'fp16'] = 2 * 8192**3 / np.median(times) / 1e9
+    return {name: round(float(value), 1) for name, value in peaks.items()}
+
+
+def utilisation(subject: Subject, figures: dict[str, Any], policy: str) -> dict[str, Any]:
+    """Operations of encode and of track with one object, and the share of the peak they reach."""
+    peaks = measured_peak_tflops()
+    peak = peaks.get('fp16' if policy.startswith('fp16') else 'tf32')
+    found: dict[str, Any] = {'measured_peak_tflops': peaks}
+    for graph in ('encode', 'track'):
+        operations = flops(subject.manifest.path(graph))
+        name = f'{graph}_captured_ms' if graph == 'encode' else 'track_1_captured_ms'
+        rate = operations / figures[name]['p50'] / 1e9
+        found[f'{graph}_gflop'] = round(operations / 1e9, 2)
+        found[f'{graph}_tflops'] = round(rate, 2)
+        found[f'{graph}_share_of_peak'] = round(rate / peak, 4) if peak else None
+    return found
