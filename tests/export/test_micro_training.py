@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from export.micro.prompts import box_prompt, click_prompt, corrective_click
-from export.micro.samples import CLIPS, STILLS, Samples, collate
-from export.micro.train import Trainer, curriculum, learning_rate, phase_at
-from export.micro.unroll import Teaching
-from export.model.conv_trunk import ConvTrunkConfig
+torch = pytest.importorskip('torch', reason='needs PyTorch')
+
+from export.micro.prompts import box_prompt, click_prompt, corrective_click  # noqa: E402
+from export.micro.samples import CLIPS, STILLS, Samples, collate  # noqa: E402
+from export.micro.train import Trainer, curriculum, learning_rate, phase_at  # noqa: E402
+from export.micro.unroll import Teaching  # noqa: E402
+from export.model.conv_trunk import ConvTrunkConfig  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
