@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sam2_rt.cli.progress import say
+from sam2_rt.cli.progress import say, telling
 from sam2_rt.runtime.base import Runner
 from sam2_rt.runtime.build import build
 from sam2_rt.runtime.locate import locate_engine
@@ -51,7 +51,8 @@ def open_engine(args: argparse.Namespace) -> Runner:
     folder = locate_engine(args.engine)
     if args.build_plans:
         build(folder, progress=say)
-    runner = open_runner(folder, args.backend, precision=args.precision, threads=args.threads)
+    with telling():  # finding the fastest backend takes a while, the first time
+        runner = open_runner(folder, args.backend, precision=args.precision, threads=args.threads)
     manifest, info = runner.manifest, runner.info
     say(
         f'engine {folder.name}: {manifest.variant}, {manifest.image_size} pixels, on '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import sys
@@ -17,6 +18,7 @@ from sam2_rt.timing import Clock
 
 _PERIOD_S = 0.1
 _BAR_WIDTH = 20
+_CLEAR = '\r\x1b[K'  # to the line's begin, and wipe it
 
 
 def say(text: str) -> None:
@@ -65,14 +67,44 @@ class Progress:
             parts[:1] = [f'[{bar}] {behind}/{self._total}']
             parts[2:2] = [f'{left_s:.0f} s left']
         columns = shutil.get_terminal_size().columns
-        self._stream.write('\r\x1b[K' + '  '.join(part for part in parts if part)[: columns - 1])
+        self._stream.write(_CLEAR + '  '.join(part for part in parts if part)[: columns - 1])
         self._stream.flush()
 
     def close(self) -> None:
         """Clears the line."""
         if self._visible:
-            self._stream.write('\r\x1b[K')
+            self._stream.write(_CLEAR)
             self._stream.flush()
+
+
+class _LogLine(logging.Handler):
+    """Warnings as lines; what is merely being done as one line in place, on a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream, text = sys.stderr, record.getMessage()
+        if stream.isatty():
+            stream.write(_CLEAR)
+        if record.levelno >= logging.WARNING:
+            stream.write(text + '\n')
+        elif stream.isatty():
+            stream.write(text[: shutil.get_terminal_size().columns - 1])
+        stream.flush()
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Shows what the package logs while something takes its time."""
+    logger, handler = logging.getLogger('sam2_rt'), _LogLine()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        if sys.stderr.isatty():
+            sys.stderr.write(_CLEAR)
 
 
 class Interruption:

@@ -1,10 +1,12 @@
 """The progress line: what it says, how often, and only on a terminal."""
 
 import io
+import logging
+import sys
 
 import pytest
 
-from sam2_rt.cli.progress import Progress
+from sam2_rt.cli.progress import Progress, telling
 
 
 class Terminal(io.StringIO):
@@ -72,3 +74,19 @@ def test_a_file_gets_nothing(clock):
     progress.update(5)
     progress.close()
     assert stream.getvalue() == ''
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_what_is_logged_is_told_while_something_takes_its_time(monkeypatch, terminal):
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, 'stderr', stream)
+    logger = logging.getLogger('sam2_rt.something')
+    with telling():
+        logger.info('trying %s', 'one')
+        logger.warning('one fails')
+    logger.info('not shown')
+    if terminal:
+        assert stream.shown() == ['trying one', 'one fails\n', '']
+    else:
+        assert stream.getvalue() == 'one fails\n'
+    assert logging.getLogger('sam2_rt').handlers == []
