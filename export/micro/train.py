@@ -59,13 +59,14 @@ class Phase:
 def curriculum(stills: int, short: int, long: int) -> tuple[Phase, ...]:
     """Single images, then clips of 4 frames, then of 8.
 
-    The first two show crops of a quarter of the area, in which objects are as large in pixels as
-    in full views: a step costs a quarter, and what the convolutions learn carries over.
+    The first phase shows crops of a quarter of the area, in which objects are as large in pixels
+    as in full views: a step costs a quarter, and what the convolutions learn carries over.
     """
-    crop = {'image_size': IMAGE_SIZE // 2, 'magnify': 1.6}
+    crops = replace(STILLS, image_size=IMAGE_SIZE // 2, magnify=1.6)
+    near = replace(CLIPS, length=4, magnify=1.3)
     return (
-        Phase('stills', stills, replace(STILLS, **crop), 12, (1.0, 0.2)),
-        Phase('short', short, replace(CLIPS, length=4, **crop), 6, (0.2, 0.0), (0.8, 0.0)),
+        Phase('stills', stills, crops, 12, (1.0, 0.2)),
+        Phase('short', short, near, 3, (0.3, 0.0), (0.6, 0.0)),
         Phase('long', long, CLIPS, 2, (0.0, 0.0)),
     )
 
