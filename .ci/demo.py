@@ -1,6 +1,8 @@
-"""`make demo`: track one object through a generated clip with the real command line.
+"""`make demo`: track one object through a generated clip, and report the latency.
 
-Writes the clip, the overlay video and one JSON line per frame, and prints the latency report.
+Where a ROS 2 is sourced or can be downloaded it runs as a graph of processes (demo_graph.py),
+else with the command line in one process; it says which. Writes overlay.mp4 and one JSON line per
+frame.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ import cv2
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from tests.ros import environment  # noqa: E402
+
 MICRO = REPOSITORY / 'engines' / 'micro'
 SIZE = (640, 360)
 FRAMES = 90
@@ -40,24 +46,37 @@ def engine(out: Path) -> Path:
         return MICRO
     print("engines/micro is not there yet: this demo uses the tests' hand-made engine, which")
     print('follows a colour. The data flow is real; masks and times say nothing about SAM 2.')
-    sys.path.insert(0, str(REPOSITORY))
     from tests.tiny_engine import build
 
     return build(out / 'tiny_engine').folder
 
 
 def main() -> int:
-    """Makes the clip and hands over to `sam2_rt track`."""
+    """Makes the clip, and tracks in it: as a ROS 2 graph if possible, else in one process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, default=Path('out/demo'))
-    out = parser.parse_args().out
+    parser.add_argument('--no-ros', action='store_true', help='in one process in any case')
+    args = parser.parse_args()
+    out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
-    write_clip(out / 'clip.mp4')
-    command = [sys.executable, '-m', 'sam2_rt', 'track', str(out / 'clip.mp4')]
-    command += ['--engine', str(engine(out)), '--point', '{},{}'.format(*START)]
-    command += ['--save', str(out / 'overlay.mp4'), '--json', str(out / 'track.jsonl')]
-    print('$ sam2_rt', ' '.join(command[3:]), flush=True)
-    return subprocess.run(command, check=False).returncode
+    clip, point = out / 'clip.mp4', '{},{}'.format(*START)
+    write_clip(clip)
+    prompt = [str(clip), '--engine', str(engine(out)), '--point', point]
+    reason = 'as asked' if args.no_ros else environment.prepare()
+    if reason:
+        print(f'In one process, without ROS 2: {reason}.')
+        command = [sys.executable, '-m', 'sam2_rt', 'track', *prompt]
+        command += ['--save', str(out / 'overlay.mp4'), '--json', str(out / 'track.jsonl')]
+        print('$ sam2_rt', ' '.join(command[3:]), flush=True)
+        return subprocess.run(command, check=False).returncode
+    distro = environment.sourced()
+    print(
+        f'As a ROS 2 graph ({distro or "downloaded Jazzy"}): camera, tracker, recorder.',
+        flush=True,
+    )
+    variables = None if distro else environment.variables('jazzy', environment.CYCLONE)
+    graph = [sys.executable, str(REPOSITORY / '.ci' / 'demo_graph.py'), *prompt, '--out', str(out)]
+    return subprocess.run(graph, env=variables, check=False).returncode
 
 
 if __name__ == '__main__':

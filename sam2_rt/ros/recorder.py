@@ -74,9 +74,13 @@ class Recorder(Node):
             self._name('overlay.part.mp4', 'overlay.mp4')
         self._lines.close()
         self._name('objects.jsonl.part', 'objects.jsonl')
-        report = json.dumps(self._report(), indent=1)
-        (self._folder / 'latency.json').write_text(report + '\n', encoding='utf-8')
-        print(f'{self._folder}: {self._video_frames} video frames; latency: {report}', flush=True)
+        report = self._report()
+        text = json.dumps(report, indent=1) + '\n'
+        (self._folder / 'latency.json').write_text(text, encoding='utf-8')
+        # By print: the middleware may be down by now, and logging with it.
+        print(f'{report["frames"]} frames recorded in {self._folder.resolve()}')
+        for name, times in report['milliseconds'].items():
+            print(f'{name:>16}', *(f'{key} {value:8.2f}' for key, value in times.items()), 'ms')
         return True
 
     def _name(self, part: str, name: str) -> None:
@@ -142,19 +146,20 @@ class Recorder(Node):
         )
 
     def _report(self) -> dict[str, Any]:
-        """Milliseconds: age on arrival here, and each stage as the node reported it."""
-        age = self._age.summary()
-        stages = {}
+        """Times on arrival here, and of each stage as the node reported them."""
+        times: dict[str, dict[str, float]] = {}
         for name, parts in self._stages.items():
             means, longest, counts = zip(*parts, strict=True)
-            mean = float(np.average(means, weights=counts))
-            stages[name] = {'mean': round(mean, 3), 'max': round(max(longest), 3)}
-        summary = (
-            {key: round(1e3 * getattr(age, key), 3) for key in ('mean', 'p50', 'p95', 'p99')}
-            if age
-            else None
-        )
-        return {'frames': age.count if age else 0, 'age_on_arrival': summary, 'stages': stages}
+            times[name] = {'mean': float(np.average(means, weights=counts)), 'max': max(longest)}
+        age = self._age.summary()
+        if age is not None:
+            keys = ('mean', 'p50', 'p95', 'p99')
+            times['age on arrival'] = {key: 1e3 * getattr(age, key) for key in keys}
+        rounded = {
+            name: {key: round(value, 3) for key, value in each.items()}
+            for name, each in times.items()
+        }
+        return {'frames': age.count if age else 0, 'milliseconds': rounded}
 
 
 def main() -> int:
