@@ -6,7 +6,6 @@ import time
 from typing import Any
 from unittest import mock
 
-from export.model import VARIANTS
 from sam2_rt.runtime.check import CheckClip
 from tests.gpu.checks import there_and_back
 from tests.gpu.timing import percentiles
@@ -32,6 +31,7 @@ def milliseconds(
     try:
         import torch
 
+        from export.model import VARIANTS
         from tests.parity.official import CONFIG_20, CONFIG_21, normalise, overrides, video_module
     except ImportError as error:
         return {'left_out': f'{error}; pip install torch, and sam2==1.1.0 without its needs'}
