@@ -29,7 +29,6 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     'cuDeviceGetName': (c_char_p, c_int, c_int),
     'cuDeviceGetAttribute': (_POINTER(c_int), c_int, c_int),
     'cuDevicePrimaryCtxRetain': (_POINTER(c_void_p), c_int),
-    'cuDevicePrimaryCtxRelease_v2': (c_int,),
     'cuCtxPushCurrent_v2': (c_void_p,),
     'cuCtxPopCurrent_v2': (_POINTER(c_void_p),),
     'cuMemGetInfo_v2': (_POINTER(c_size_t), _POINTER(c_size_t)),
@@ -316,7 +315,9 @@ class Cuda:
         return float(elapsed.value)
 
     def close(self) -> None:
-        """Gives the stream and the context back; memory must have been freed before."""
+        """Destroys the stream; memory must have been freed before.
+
+        The primary context stays: TensorRT keeps things in it until the process ends.
+        """
         with self.current():
-            self._library.cuStreamDestroy_v2(self._stream)
-        self._library.cuDevicePrimaryCtxRelease_v2(self._ordinal)
+            self._call('cuStreamDestroy_v2', self._stream)

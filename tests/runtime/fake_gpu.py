@@ -110,8 +110,6 @@ class FakeDriver:
     def _cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> None:
         self._handle(context)
 
-    def _cuDevicePrimaryCtxRelease(self, device: int) -> None: ...
-
     def _cuCtxPushCurrent(self, context: Any) -> None:
         self._depth += 1
 
