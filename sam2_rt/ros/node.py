@@ -26,6 +26,7 @@ from sam2_rt.ros.convert import frame_from
 from sam2_rt.ros.diagnostics import HealthReporter
 from sam2_rt.ros.outputs import Outputs
 from sam2_rt.runtime.base import Runner
+from sam2_rt.runtime.build import build
 from sam2_rt.runtime.locate import locate_engine
 from sam2_rt.runtime.select import open_runner
 from sam2_rt.stream import TrackingStream
@@ -95,8 +96,11 @@ class TrackerNode(LifecycleNode):
 
     def _configure(self) -> None:
         config = parameters.node_config(parameters.current(self))
+        folder = locate_engine(config.engine)
+        if config.build_plans:
+            build(folder, progress=self.get_logger().info)
         runner = open_runner(
-            locate_engine(config.engine),
+            folder,
             config.backend,
             precision=config.precision,
             threads=config.threads,

@@ -63,6 +63,9 @@ OPTIONS: Mapping[str, Option] = {
     ),
     'precision': Option(AUTO, 'arithmetic, as the backend offers it', choices=(AUTO, *PRECISIONS)),
     'threads': Option(0, 'CPU threads of the engine; 0 = as the backend likes', (0, 1024)),
+    'build_plans': Option(
+        False, 'build TensorRT plans when configured, if this machine has none: takes minutes'
+    ),
     'image_transport': Option(
         'raw',
         'type of the image topic: sensor_msgs/Image or sensor_msgs/CompressedImage',
@@ -144,6 +147,7 @@ class NodeConfig:
     backend: str
     precision: str
     threads: int | None
+    build_plans: bool
     compressed: bool
     max_objects: int
     tracker: TrackerConfig
@@ -182,6 +186,7 @@ def node_config(values: Mapping[str, Any]) -> NodeConfig:
         backend=values['backend'],
         precision=values['precision'],
         threads=values['threads'] or None,
+        build_plans=values['build_plans'],
         compressed=values['image_transport'] == 'compressed',
         max_objects=values['max_objects'],
         tracker=TrackerConfig(
