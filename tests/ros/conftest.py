@@ -38,7 +38,7 @@ def ros() -> Iterator[None]:
 @pytest.fixture(scope='session')
 def tracking_parameters(tiny_engine: Path) -> dict[str, Any]:
     """Of a node with the hand-made engine that tracks by colour."""
-    return {'engine': str(tiny_engine), 'backend': 'onnxruntime', 'threads': 1}
+    return {'engine': str(tiny_engine), 'backend': 'onnxruntime', 'threads': 1, 'max_objects': 4}
 
 
 @pytest.fixture

@@ -57,11 +57,14 @@ LEFT, RIGHT = (80, 120), (240, 120)
 BOTH = scene((LEFT, RED), (RIGHT, GREEN))
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 15.0, what: str = '') -> Any:
+def eventually(
+    condition: Callable[[], Any], seconds: float = 15.0, what: str | Callable[[], str] = ''
+) -> Any:
     """Waits until a condition holds, and returns its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < end, f'not within {seconds} s: {what or condition}'
+        said = what() if callable(what) else what
+        assert time.monotonic() < end, f'not within {seconds} s: {said}'
         time.sleep(0.005)
     return value
 
@@ -99,7 +102,7 @@ class Process:
 
     def logged(self, words: str, seconds: float = 15.0) -> None:
         """Waits until the process has said something."""
-        eventually(lambda: words in self.text(), seconds, f'{words!r} in\n{self.text()}')
+        eventually(lambda: words in self.text(), seconds, lambda: f'{words!r} in\n{self.text()}')
 
     def stop(self, number: int = signal.SIGINT, seconds: float = 10.0) -> tuple[int, float]:
         """Sends a signal; returns exit code and seconds until the end."""

@@ -65,7 +65,7 @@ def damage(folder, how) -> str:
     manifest = folder / 'manifest.json'
     if how == 'missing':
         shutil.rmtree(folder)
-        return 'is not a folder'
+        return 'there is no engine'
     if how == 'no manifest':
         manifest.unlink()
         return 'has no manifest.json'
