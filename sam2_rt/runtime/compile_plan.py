@@ -124,13 +124,19 @@ def compile_plan(
 
 
 def _unreadable(library: TensorRT, parser: Any, model: Path) -> EngineError:
-    errors = [parser.get_error(index) for index in range(min(3, parser.num_errors))]
-    reasons = ' | '.join(f'node {e.node()}: {e.desc()}'[:300] for e in errors)
+    problems = [parser.get_error(index) for index in range(min(3, parser.num_errors))]
+    reasons = ' | '.join(map(_reason, problems)) or library.said()
     return EngineError(
-        f'{model}: {library.name} {library.version} cannot read this graph: '
-        f'{reasons or library.said()}; copy the whole engine folder again, or export it with a '
-        'lower --opset'
+        f'{model}: {library.name} {library.version} cannot read this graph: {reasons}; copy the '
+        'whole engine folder again, or export it with this version of sam2_rt'
     )
+
+
+def _reason(problem: Any) -> str:
+    where = f'node {problem.node()}'
+    if hasattr(problem, 'node_operator'):  # from 10 on
+        where += f' ({problem.node_operator()} {problem.node_name()})'
+    return f'{where}: {problem.desc()}'[:300]
 
 
 def _check_tensors(library: TensorRT, network: Any, model: Path, spec: GraphSpec) -> None:

@@ -26,6 +26,7 @@ CLASS_OF = {
     'layer': 'ILayer',
     'network': 'INetworkDefinition',
     'parser': 'OnnxParser',
+    'problem': 'ParserError',
     'profile': 'IOptimizationProfile',
     'runtime': 'Runtime',
     'runtime_config': 'IRuntimeConfig',
@@ -43,6 +44,8 @@ ABSENT = {
     'NetworkDefinitionCreationFlag.EXPLICIT_BATCH': f'{V11} {RTX}',
     'NetworkDefinitionCreationFlag.STRONGLY_TYPED': V8,
     'IProgressMonitor': V8,
+    'ParserError.node_name': V8,
+    'ParserError.node_operator': V8,
     'IBuilderConfig.progress_monitor': V8,
     # Only for a TensorRT that does not take types from the graph, and that is 8.6.
     'BuilderFlag.FP16': f'{V11} {RTX}',
