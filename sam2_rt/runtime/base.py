@@ -112,7 +112,7 @@ def check_inputs(
     axes: dict[str, int] = {}
     for tensor in spec.inputs:
         value = inputs[tensor.name]
-        if str(value.dtype) != tensor.dtype:
+        if value.dtype != tensor.dtype:
             raise BackendError(
                 f'graph {graph}: input {tensor.name} must be {tensor.dtype}, got {value.dtype}'
             )
