@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from export.micro.losses import frame_loss
-from export.micro.prompts import box_prompt, click_prompt, corrective_click
-from export.micro.samples import PRESENT, Batch
+from export.micro.prompts import PADDING, box_prompt, click_prompt, corrective_click
+from export.micro.samples import PRESENT, UNSURE, Batch
 from export.model.mask_decoder import Candidates, best_multimask, pick
 from export.model.sam2 import (
     NO_OBJECT_LOGIT,
@@ -63,6 +63,8 @@ class Teaching:
         box_share: Chance that the first frame is prompted with boxes.
         mask_share: Chance that it is prompted with masks; clicks take the rest.
         correct_share: Chance of a corrective click on one frame of the clip.
+        again_share: Chance that a tracked frame is also prompted afresh, as if it were the first:
+            its features are there already, and prompts are what a short training lacks most.
     """
 
     balance: float
@@ -70,6 +72,7 @@ class Teaching:
     box_share: float = 0.45
     mask_share: float = 0.2
     correct_share: float = 0.3
+    again_share: float = 0.5
 
 
 def clip_loss(
@@ -92,7 +95,7 @@ def clip_loss(
         features = [level[batch.clip_index, frame] for level in levels]
         target, presence = batch.targets[:, frame], batch.presence[:, frame]
 
-        def judge(candidates: Candidates, name: str) -> None:
+        def judge(candidates: Candidates, name: str, presence: Tensor = presence) -> None:
             loss, parts = frame_loss(candidates, target, presence, teaching.balance)  # noqa: B023
             losses.append(loss)
             for part, value in parts.items():
@@ -105,13 +108,19 @@ def clip_loss(
                 memory.conditioning.append((0, given.new_memory_features, given.object_pointer))
                 continue
             boxed = kind < teaching.mask_share + teaching.box_share
-            points = _first_points(batch.first_masks.numpy(), boxed, rng)
+            points = _prompts(batch.first_masks.numpy(), boxed, rng)
             conditioned = model.without_memory(features[0])
             name = 'box' if boxed else 'click'
         else:
             points = None
             conditioned = model.condition_on_memory(features[0], *memory.inputs(frame))
             name = 'track'
+            if rng.random() < teaching.again_share:
+                boxed = rng.random() < 0.6
+                fresh = _prompts((target > 0.5).numpy(), boxed, rng, model.image_size)
+                known = torch.where(fresh[1][:, 0] >= 0, presence, UNSURE)
+                answer, _, _ = _decode(model, model.without_memory(features[0]), features, fresh)
+                judge(answer, 'box' if boxed else 'click', known)
         candidates, mask_index, token_index = _decode(model, conditioned, features, points)
         judge(candidates, name)
 
@@ -176,11 +185,15 @@ def _remember(
     return model.encode_memory(image_embedding, masks, score, prompted), pointer
 
 
-def _first_points(
-    masks: np.ndarray, boxed: bool, rng: np.random.Generator
+def _prompts(
+    masks: np.ndarray, boxed: bool, rng: np.random.Generator, image_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    given = [(box_prompt if boxed else click_prompt)(mask, rng) for mask in masks]
-    return _stack(given)
+    """Boxes or clicks for masks (N, h, w) of an image of that size; padding for an empty mask."""
+    scale = image_size / masks.shape[-1] if image_size else 1
+    nothing = np.zeros((2, 2), np.float32), np.full(2, PADDING, np.int32)
+    draw = box_prompt if boxed else click_prompt
+    coords, labels = _stack([draw(mask, rng) if mask.any() else nothing for mask in masks])
+    return coords * scale, labels
 
 
 def _corrections(previous: Tensor, target: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
