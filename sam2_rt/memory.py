@@ -7,6 +7,8 @@ object pointer for each conditioning slot and for the latest 15 tracked frames. 
   oldest giving way. With C = 1 a later prompted frame counts as a recent one.
 * a tracked frame goes to slot C + frame_index % R, where it replaces the frame that is leaving
   the window of R frames: a ring in which nothing is shifted.
+* it gets there when the next frame is tracked; until then it waits in a place of its own, so that
+  a correction of the newest frame finds the memory which that frame was tracked with.
 * slots are never cleared, only marked: which frame a slot holds is an integer on the host, and a
   slot whose frame is out of the window, in the future or absent has time -1 for the network.
 
@@ -44,8 +46,13 @@ class MemoryBank:
         )
         self._features = runner.allocate(_sized(memory.shape, max_objects), memory.dtype)
         self._pointers = runner.allocate(_sized(pointers.shape, max_objects), pointers.dtype)
-        itemsize = np.dtype(memory.dtype).itemsize
-        self.nbytes: int = itemsize * (prod(self._features.shape) + prod(self._pointers.shape))
+        shape = self._features.shape
+        self._waiting_features = runner.allocate((shape[0], *shape[2:]), memory.dtype)
+        self._waiting_pointers = runner.allocate((shape[0], spec.hidden_dim), memory.dtype)
+        slots = max_objects * (spec.memory_slots + 1), max_objects * (spec.pointer_slots + 1)
+        numbers = slots[0] * prod(shape[2:]) + slots[1] * spec.hidden_dim
+        self.nbytes: int = np.dtype(memory.dtype).itemsize * numbers
+        self._waiting_frames = np.full(max_objects, EMPTY, np.int64)
         self._slot_frames = np.full((max_objects, spec.memory_slots), EMPTY, np.int64)
         self._pointer_frames = np.full((max_objects, spec.pointer_slots), EMPTY, np.int64)
 
@@ -58,6 +65,8 @@ class MemoryBank:
             memory_features (N, M, Dm, E, E), memory_time (N, M) int32, object_pointers (N, P, D),
             pointer_time (N, P) int32; times as in the stage contract.
         """
+        for row in range(rows.start, rows.stop):
+            self._settle(row, frame_index)
         c = self._spec.conditioning_slots
         ages = frame_index - self._slot_frames[rows]
         alive = (self._slot_frames[rows] != EMPTY) & (ages > 0)
@@ -98,21 +107,41 @@ class MemoryBank:
         """
         if not isfinite(float(outputs['memory_norm'][output_row])):
             return False
-        slots, pointers = self._slot_frames[row], self._pointer_frames[row]
-        slots[slots == frame_index] = EMPTY
-        pointers[pointers == frame_index] = EMPTY
-        c = self._spec.conditioning_slots
-        slot = self._conditioning_slot(slots) if conditioning else None
-        if slot is None:
-            slot = c + frame_index % self._spec.recent_slots
-            pointer = c + frame_index % self._spec.recent_pointers
-        else:
-            pointer = slot
         copy = self._runner.copy
-        copy(self._features[row][slot], outputs['new_memory_features'][output_row])
-        copy(self._pointers[row][pointer], outputs['object_pointer'][output_row])
-        slots[slot] = pointers[pointer] = frame_index
+        features, pointer = outputs['new_memory_features'], outputs['object_pointer']
+        if not conditioning:
+            self._settle(row, frame_index)
+            copy(self._waiting_features[row], features[output_row])
+            copy(self._waiting_pointers[row], pointer[output_row])
+            self._waiting_frames[row] = frame_index
+            return True
+        for frames in (self._slot_frames[row], self._pointer_frames[row]):
+            frames[frames == frame_index] = EMPTY
+        if self._waiting_frames[row] == frame_index:
+            self._waiting_frames[row] = EMPTY
+        slot = self._conditioning_slot(self._slot_frames[row])
+        places = self._recent_slots(frame_index) if slot is None else (slot, slot)
+        copy(self._features[row][places[0]], features[output_row])
+        copy(self._pointers[row][places[1]], pointer[output_row])
+        self._slot_frames[row, places[0]] = self._pointer_frames[row, places[1]] = frame_index
         return True
+
+    def _recent_slots(self, frame_index: int) -> tuple[int, int]:
+        """Memory slot and pointer slot of a tracked frame."""
+        spec = self._spec
+        c = spec.conditioning_slots
+        return c + frame_index % spec.recent_slots, c + frame_index % spec.recent_pointers
+
+    def _settle(self, row: int, frame_index: int) -> None:
+        """Moves a waiting frame into its slots if it lies before `frame_index`."""
+        waiting = int(self._waiting_frames[row])
+        if not EMPTY < waiting < frame_index:
+            return
+        slot, pointer = self._recent_slots(waiting)
+        self._runner.copy(self._features[row][slot], self._waiting_features[row])
+        self._runner.copy(self._pointers[row][pointer], self._waiting_pointers[row])
+        self._slot_frames[row, slot] = self._pointer_frames[row, pointer] = waiting
+        self._waiting_frames[row] = EMPTY
 
     def _conditioning_slot(self, slots: NDArray[np.int64]) -> int | None:
         """Where the next prompted frame goes; None if only the first one is kept."""
@@ -135,18 +164,27 @@ class MemoryBank:
         first = self.first_prompt(row)
         for frames in (self._slot_frames[row], self._pointer_frames[row]):
             frames[(frames >= frame_index) & (frames != first)] = EMPTY
+        if self._waiting_frames[row] >= frame_index:
+            self._waiting_frames[row] = EMPTY
 
     def clear(self, row: int) -> None:
         """Empties a row."""
         self._slot_frames[row] = EMPTY
         self._pointer_frames[row] = EMPTY
+        self._waiting_frames[row] = EMPTY
 
     def copy_row(self, row: int, source: MemoryBank, source_row: int) -> None:
         """Makes a row equal to another one, of this bank or of one with the same sizes."""
-        self._runner.copy(self._features[row], source._features[source_row])
-        self._runner.copy(self._pointers[row], source._pointers[source_row])
+        for ours, theirs in (
+            (self._features, source._features),
+            (self._pointers, source._pointers),
+            (self._waiting_features, source._waiting_features),
+            (self._waiting_pointers, source._waiting_pointers),
+        ):
+            self._runner.copy(ours[row], theirs[source_row])
         self._slot_frames[row] = source._slot_frames[source_row]
         self._pointer_frames[row] = source._pointer_frames[source_row]
+        self._waiting_frames[row] = source._waiting_frames[source_row]
 
 
 def _sized(shape: tuple[int | str, ...], objects: int) -> tuple[int, ...]:

@@ -78,6 +78,18 @@ def test_a_prompt_on_a_tracked_frame_replaces_what_was_tracked_there():
     assert seen(bank, 0, 3) == ({(0, 0), (2, 0), (1, 2)}, {(0, 3), (2, 1), (1, 2)})
 
 
+def test_a_correction_finds_the_memory_its_frame_was_tracked_with():
+    runner = FakeRunner()
+    bank = MemoryBank(runner, 1)
+    bank.write(0, 0, entry(runner, 0), 0, conditioning=True)
+    for now in range(1, 30):
+        tracked_with = seen(bank, 0, now)
+        bank.write(0, now, entry(runner, now), 0, conditioning=False)
+        assert seen(bank, 0, now) == tracked_with
+    assert len(tracked_with[0]) == 1 + 6
+    assert len(tracked_with[1]) == 1 + 15
+
+
 def test_a_second_prompt_on_the_first_frame_stays_the_first_for_ever():
     runner = FakeRunner()
     bank = MemoryBank(runner, 1)
@@ -128,8 +140,8 @@ def test_size_does_not_depend_on_the_stream():
     bank = MemoryBank(runner, 4)
     spec = runner.manifest.memory
     side = runner.manifest.image_size // 16
-    per_object = spec.memory_slots * spec.memory_dim * side * side
-    per_object += spec.pointer_slots * spec.hidden_dim
+    per_object = (spec.memory_slots + 1) * spec.memory_dim * side * side  # and one that waits
+    per_object += (spec.pointer_slots + 1) * spec.hidden_dim
     assert bank.nbytes == 4 * 4 * per_object
     address = bank.inputs(slice(0, 1), 0)['memory_features'].ctypes.data
     for now in range(5000):
