@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from sam2_rt.errors import EngineError
+from sam2_rt.preprocess import network_image
 from sam2_rt.runtime.check import check_accuracy, load_clip
 from sam2_rt.runtime.manifest import load_manifest
 from sam2_rt.runtime.ort import OrtRunner
+from tests.tiny_engine import COLOUR, GREY
 
 pytest.importorskip('onnxruntime')
 
@@ -34,6 +36,16 @@ def ticking(*durations):
     """A clock that is read twice for each duration."""
     ends = np.cumsum([x for duration in durations for x in (0.0, duration)])
     return iter(ends).__next__
+
+
+def test_frames_are_read_in_their_colours(tiny_engine):
+    clip = load_clip(tiny_engine)
+    assert [frame.image.shape for frame in clip.frames] == [(64, 64, 3)] * 8
+    image = network_image(clip.frames[0], 64)[0]
+    np.testing.assert_array_equal(image[20, 12], COLOUR)
+    np.testing.assert_array_equal(image[0, 0], GREY)
+    stamps = [frame.stamp_ns for frame in clip.frames]
+    assert stamps == sorted(set(stamps))
 
 
 def test_an_exact_engine_agrees_everywhere(runner):

@@ -24,11 +24,13 @@ class Machine:
     Attributes:
         now: its clock, which only running a graph moves on.
         opened: 'backend precision' of every runner opened so far.
+        threads: what the latest of them was told.
     """
 
     def __init__(self, monkeypatch):
         self.now = 0.0
         self.opened = []
+        self.threads = None
         self._module = ModuleType('made_up_backends')
         self._table = {}
         monkeypatch.setitem(sys.modules, 'made_up_backends', self._module)
@@ -46,6 +48,7 @@ class Machine:
 
             def __init__(self, manifest, precision, threads):
                 machine.opened.append(f'{name} {precision}')
+                machine.threads = threads
                 if broken:
                     raise BackendError(broken)
                 super().__init__(manifest, 'fp32', threads)
@@ -139,6 +142,13 @@ def test_where_nothing_is_left_open_nothing_is_measured(machine, engine_copy):
     machine.add('cpu', precisions=('fp32', 'bf16'), shift=WRONG)
     assert machine.open(engine_copy, backend='cpu', precision='bf16') == 'cpu bf16'
     assert machine.now == 0.0
+
+
+@pytest.mark.parametrize('backend', ['auto', 'cpu'])
+def test_threads_reach_the_backend(machine, tiny_engine, backend):
+    machine.add('cpu')
+    machine.open(tiny_engine, backend=backend, threads=1)
+    assert machine.threads == 1
 
 
 def test_a_backend_that_fails_does_not_keep_the_others_from_running(machine, tiny_engine, log):
