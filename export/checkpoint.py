@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -132,6 +133,7 @@ def guess_variant(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+@cache
 def _shapes(variant: str) -> Shapes:
     with torch.device('meta'):  # shapes only, no memory
         network = build(variant, 256)

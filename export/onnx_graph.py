@@ -37,9 +37,9 @@ FORBIDDEN_OPS = {
     'SequenceConstruct': 'a sequence',
     'SplitToSequence': 'a sequence',
     'DFT': 'complex numbers',
-    'Einsum': 'poor support',
+    'Bernoulli': 'chance',
     'RandomNormalLike': 'chance',
-    'Dropout': 'chance',
+    'RandomUniformLike': 'chance',
 }
 """Operators that some target cannot run or cannot compile ahead, and why."""
 
