@@ -69,6 +69,19 @@ def eventually(
     return value
 
 
+def slow_engine(seconds: float) -> str:
+    """A prelude for a Process in which every graph takes so much longer, as on a slow device."""
+    return f"""
+import time
+from sam2_rt.runtime.ort import OrtRunner
+compute = OrtRunner._run
+def compute_slowly(self, graph, inputs):
+    time.sleep({seconds})
+    return compute(self, graph, inputs)
+OrtRunner._run = compute_slowly
+"""
+
+
 class Process:
     """An executable of the package, in a session of its own; its output goes to a file."""
 
@@ -79,8 +92,9 @@ class Process:
         parameters: dict[str, Any],
         *arguments: str,
         prelude: str = '',
+        namespace: str = '',
     ) -> None:
-        self.namespace = f'/test_{os.getpid()}_{next(_numbers)}'
+        self.namespace = namespace or f'/test_{os.getpid()}_{next(_numbers)}'
         self.log = folder / f'{module}{self.namespace.replace("/", "_")}.log'
         settings = folder / f'{self.log.stem}.yaml'
         settings.write_text(json.dumps({'/**': {'ros__parameters': parameters}}))

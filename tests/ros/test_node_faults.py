@@ -3,15 +3,27 @@
 import subprocess
 import sys
 import time
+from array import array
 
 import cv2
 import numpy as np
 import psutil
 import pytest
 from geometry_msgs.msg import PointStamped
+from sensor_msgs.msg import CompressedImage
 
 from sam2_rt.ros.convert import header, image_from
-from tests.ros.graph import BOTH, GREEN, LEFT, RED, REPOSITORY, detection, eventually, scene
+from tests.ros.graph import (
+    BEST_EFFORT,
+    BOTH,
+    GREEN,
+    LEFT,
+    RED,
+    REPOSITORY,
+    detection,
+    eventually,
+    scene,
+)
 
 
 @pytest.fixture
@@ -70,6 +82,29 @@ def test_resolution_and_encoding_may_change_at_any_frame(watched) -> None:
     grey = image_from(BOTH[..., 0].copy(), 'mono8', header(stamp, 'other'))
     eventually(lambda: client.images.publish(grey) or stamp in client.masks)
     assert client.masks[stamp].header.frame_id == 'other'
+
+
+def test_compressed_images_are_tracked_and_broken_ones_reported(start) -> None:
+    process, client = start(image_transport='compressed')
+    images = client.node.create_publisher(CompressedImage, 'image/compressed', BEST_EFFORT)
+    eventually(images.get_subscription_count)
+
+    def send(data: bytes) -> int:
+        stamp = time.time_ns()
+        message = CompressedImage(header=header(stamp, 'camera'), format='jpeg')
+        message.data = array('B', data)
+        images.publish(message)
+        return stamp
+
+    jpeg = cv2.imencode('.jpg', BOTH[..., ::-1])[1].tobytes()
+    eventually(lambda: send(b'not a jpeg') and 'cannot be decoded' in process.text())
+    eventually(lambda: send(jpeg) and client.objects)
+    client.prompt(detection(*LEFT, id='a'))
+    process.logged("object 'a' prompted")
+    seen = eventually(
+        lambda: [s for s in (send(jpeg), *client.masks) if s in client.masks and client.ids(s)]
+    )
+    assert client.labels(seen[0])[LEFT[1], LEFT[0]] == 1
 
 
 def test_stamps_may_go_backwards(watched) -> None:

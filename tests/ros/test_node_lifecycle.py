@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import time
 
 import psutil
 import pytest
@@ -9,7 +10,7 @@ from lifecycle_msgs.msg import Transition
 from rosgraph_msgs.msg import Clock
 
 from sam2_rt.ros.convert import header
-from tests.ros.graph import BOTH, LEFT, detection, eventually
+from tests.ros.graph import BOTH, LEFT, detection, eventually, slow_engine
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
@@ -119,6 +120,52 @@ def test_a_signal_ends_the_node_at_once_and_cleanly(start, number) -> None:
     assert seconds < 2.0
     assert 'Traceback' not in process.text()
     assert not psutil.pid_exists(process.popen.pid)
+
+
+def test_a_signal_ends_a_node_that_is_deep_in_a_graph(start) -> None:
+    process, client = start(prelude=slow_engine(1.5), autostart=False)
+    assert client.change_state(CONFIGURE, seconds=60)
+    assert client.change_state(ACTIVATE)
+    client.connected()
+    client.prompt(detection(*LEFT, id='a'))
+    eventually(lambda: client.send_image(BOTH) and 'no frame' in process.text())
+    client.prompt(detection(*LEFT, id='a'))
+    time.sleep(0.5)  # encode and prompt have begun, and take 3 s
+    code, seconds = process.stop(signal.SIGTERM)
+    assert code == 0, process.text()
+    assert seconds < 2.0
+    assert 'Traceback' not in process.text()
+
+
+BREAKS = """
+from sam2_rt.errors import BackendError
+from sam2_rt.runtime.ort import OrtRunner
+compute = OrtRunner._run
+def compute_until_it_breaks(self, graph, inputs):
+    if graph == 'track' and inputs['object_pointers'].any():
+        OrtRunner._run = compute
+        raise BackendError('the device is gone')
+    return compute(self, graph, inputs)
+OrtRunner._run = compute_until_it_breaks
+"""
+
+
+def test_a_failing_engine_is_an_error_until_the_node_is_activated_again(start) -> None:
+    process, client = start(prelude=BREAKS)
+    client.connected()
+    client.track(BOTH)
+    client.prompt(detection(*LEFT, id='a'))
+    process.logged("object 'a' prompted")
+    eventually(lambda: client.send_image(BOTH) and 'the device is gone' in process.text())
+    said = eventually(lambda: [item for item in client.health if item.level == b'\x02'])
+    assert 'tracking stopped: the device is gone' in said[0].message
+    client.prompt(detection(*LEFT, id='b'))
+    process.logged('the stream has failed')
+    assert client.change_state(DEACTIVATE)
+    assert client.change_state(ACTIVATE)
+    client.connected()
+    client.listed(BOTH, ['a'])
+    eventually(lambda: client.health[-1].message == 'tracking', 5)
 
 
 def test_a_simulated_clock_may_stop_and_jump(start) -> None:
