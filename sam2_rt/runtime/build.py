@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from sam2_rt.errors import BackendError, ConfigError, EngineError
 from sam2_rt.runtime.check import REQUIRED_IOU, Accuracy, check_accuracy, load_clip
@@ -120,7 +121,7 @@ def build_graph(
     policy: str,
     library: TensorRT,
     built_for: Target,
-    driver: object,
+    driver: Any,
     progress: Progress,
 ) -> PlanFile:
     """Builds one graph's plan and writes it."""

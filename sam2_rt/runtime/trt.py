@@ -112,28 +112,30 @@ class TrtRunner(Runner):
             raise
 
     def _load(self) -> None:
+        """Deserialises the plans and allocates the slots."""
         folder = self.manifest.folder / FOLDER
-        runtime = self._library.module.Runtime(self._library.logger)
+        self._runtime = self._library.module.Runtime(self._library.logger)
         self._engines: dict[str, Any] = {}
         for graph in GRAPH_NAMES:
             path = folder / self._plans.plans[graph].file
-            engine = runtime.deserialize_cuda_engine(path.read_bytes())
+            engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
             if engine is None:
                 raise self._library.error(f'load {path}')
             check_engine(self._library, engine, graph, self.manifest.graphs[graph])
             self._engines[graph] = engine
-        self._runtime = runtime
-        scratch = self._pool.take(max(map(scratch_bytes, self._engines.values())))
-        self._scratch = scratch
-        largest: dict[str, tuple[TensorSpec, int]] = {}
+        # Graphs run one after the other: one piece of memory serves all intermediate results.
+        self._scratch = self._pool.take(max(map(scratch_bytes, self._engines.values())))
+
+        most = {'N': self.manifest.max_objects, 'Q': MAX_POINTS}
+        sizes: dict[str, int] = {}
+        resident: dict[str, bool] = {}
         for spec in self.manifest.graphs.values():
             for tensor in (*spec.inputs, *spec.outputs):
-                shape = sized(tensor, {'N': self.manifest.max_objects, 'Q': MAX_POINTS})
-                nbytes = prod(shape) * np.dtype(tensor.dtype).itemsize
-                if nbytes > largest.get(tensor.name, (tensor, -1))[1]:
-                    largest[tensor.name] = (tensor, nbytes)
-        for name, (tensor, nbytes) in largest.items():
-            pinned = None if tensor.resident else self._cuda.allocate_pinned(nbytes)
+                nbytes = prod(sized(tensor, most)) * np.dtype(tensor.dtype).itemsize
+                sizes[tensor.name] = max(nbytes, sizes.get(tensor.name, 0))
+                resident[tensor.name] = tensor.resident
+        for name, nbytes in sizes.items():
+            pinned = None if resident[name] else self._cuda.allocate_pinned(nbytes)
             self._slots[name] = _Slot(self._pool.array((nbytes,), 'uint8', fixed=True), pinned)
 
     @classmethod

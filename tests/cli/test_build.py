@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 
-from tests.runtime.fake_gpu import install
+from tests.runtime.fake_tensorrt import install
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from sam2_rt.runtime.build import build
 from tests.gpu import __main__ as command
 from tests.gpu import official, timing
 from tests.gpu.checks import CHECKS, Subject
-from tests.runtime.fake_gpu import install
+from tests.runtime.fake_tensorrt import install
 
 MICRO = Path(__file__).parents[2] / 'engines/micro'
 

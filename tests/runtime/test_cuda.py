@@ -12,9 +12,7 @@ from sam2_rt.errors import BackendError, DeviceLostError, DeviceMemoryError
 from sam2_rt.runtime import cuda as module
 from sam2_rt.runtime.cuda import Cuda, Device, describe, load_driver, probe
 from sam2_rt.runtime.device_array import DevicePool
-
-pytest.importorskip('onnxruntime', reason='the fake GPU needs: pip install onnxruntime')
-from tests.runtime.fake_gpu import OUT_OF_MEMORY, FakeDriver
+from tests.runtime.fake_driver import OUT_OF_MEMORY, FakeDriver
 
 
 @pytest.fixture
