@@ -112,6 +112,7 @@ def _measure(tracker: Tracker, images: list[Frame], args: argparse.Namespace) ->
     if args.rate is not None:
         source = Paced(source)
     stages: dict[str, Rolling] = {}
+    frame_seconds: list[float] = []
     progress = Progress(total)
     tracker.warm_up()
     counted = 0
@@ -134,6 +135,7 @@ def _measure(tracker: Tracker, images: list[Frame], args: argparse.Namespace) ->
                 seconds['age'] = (time.time_ns() - frame.stamp_ns) / 1e9
             for name, value in seconds.items():
                 stages.setdefault(name, Rolling(args.frames)).add(value)
+            frame_seconds.append(seconds['frame'])
             counted += 1
             progress.update(args.warm_up + counted)
     progress.close()
@@ -143,6 +145,7 @@ def _measure(tracker: Tracker, images: list[Frame], args: argparse.Namespace) ->
         'frames': counted,
         'fps': round(counted / (end_s - start_s), 2),
         'dropped': source.dropped - dropped_before,
+        'drift': round(_drift(frame_seconds), 3),
         'milliseconds': {name: _milliseconds(each) for name, each in stages.items()},
         'memory_bytes': {
             'resident': _resident_bytes(),
@@ -150,6 +153,12 @@ def _measure(tracker: Tracker, images: list[Frame], args: argparse.Namespace) ->
             'tracker': tracker.memory_bytes,
         },
     }
+
+
+def _drift(seconds: list[float]) -> float:
+    """Median frame time of the last tenth over that of the first: 1 where nothing builds up."""
+    tenth = max(1, len(seconds) // 10)
+    return float(np.median(seconds[-tenth:]) / np.median(seconds[:tenth]))
 
 
 def _made_up(width: int = 1280, height: int = 720) -> list[Frame]:
@@ -249,7 +258,8 @@ def _as_text(report: dict[str, Any]) -> str:
             '',
             table(rows),
             '',
-            f'{report["fps"]:.1f} fps, {report["dropped"]} dropped',
+            f'{report["fps"]:.1f} fps, {report["dropped"]} dropped; the last tenth of the frames '
+            f'took {report["drift"]:.2f} times as long as the first',
             f'memory: {memory["resident"]} in all, {memory["growth"]} growth while measuring, '
             f'{memory["tracker"]} reserved by the tracker',
         ]

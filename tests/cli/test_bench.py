@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sam2_rt.cli.bench import _grid, _made_up, _Repeated
+from sam2_rt.cli.bench import _drift, _grid, _made_up, _Repeated
 from sam2_rt.sources import Paced, Source
 from sam2_rt.tracker import Tracker
 from tests.cli.conftest import HEIGHT, WIDTH
@@ -38,6 +38,7 @@ def test_the_report(bench, video, monkeypatch):
     assert report['cpu']
     assert report['memory_bytes']['resident'] > 10e6
     assert report['memory_bytes']['tracker'] > 0
+    assert report['drift'] > 0
     stages = report['milliseconds']
     # The prompts were made during the warm-up, so they are not among the stages.
     assert set(stages) == {'preprocess', 'encode', 'track', 'postprocess', 'frame'}
@@ -138,3 +139,11 @@ def test_boxes_of_the_grid_are_inside_and_apart(count):
     for x0, y0, x1, y1 in boxes:
         assert 0 <= x0 < x1 <= 160
         assert 0 <= y0 < y1 <= 90
+
+
+def test_drift_compares_the_end_with_the_beginning():
+    steady = [0.01] * 100
+    assert _drift(steady) == 1.0
+    assert _drift([0.01 * (1 + index // 50) for index in range(100)]) == 2.0
+    assert _drift([9.0, *steady[1:]]) == 1.0  # one slow frame is no drift
+    assert _drift([0.02]) == 1.0
