@@ -60,6 +60,7 @@ def examine(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     report['measured'] = subject.figures
     if not options.no_timings:
         figures = {**timing.graph_ms(subject), **timing.end_to_end_ms(subject)}
+        figures |= {**timing.overlap_ms(subject), **timing.transfer_ms(subject)}
         figures |= timing.utilisation(subject, figures, plans.policy)
         report['timings'] = figures
         if not options.no_official:

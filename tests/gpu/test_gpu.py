@@ -79,6 +79,8 @@ def test_whole_command(
     assert times['capture_refused'] == ''
     assert 0 < times['encode_share_of_peak'] < 1
     assert times['frame_1_ms']['p50'] > 0
+    assert times['encode_and_track_overlapped_ms']['p50'] > 0
+    assert times['low_res_logits_to_host_ms']['p50'] == 1.5
     table = capsys.readouterr().out
     assert '| tiny | Fake GPU | tensorrt 10.3.0 | tf32 | 1.0000 | 1.50 | 1.50 |' in table
     assert table.strip() in (tmp_path / 'out/report.md').read_text()

@@ -91,6 +91,60 @@ def end_to_end_ms(subject: Subject) -> dict[str, Any]:
     return figures
 
 
+def overlap_ms(subject: Subject) -> dict[str, Any]:
+    """Wall clock of an encode and a track: one after the other, and side by side on two streams.
+
+    What a pipeline could gain that encodes the next frame while it tracks this one, at the price
+    of a frame's delay.
+    """
+    size = subject.manifest.image_size
+    image = np.zeros((1, size, size, 3), np.uint8)
+    with subject.open() as one, subject.open() as other:
+        lanes = [(runner, track_inputs(runner, subject, 1)) for runner in (one, other)]
+
+        def serial(index: int) -> None:
+            runner, inputs = lanes[0]
+            runner.run('encode', {'image': image})
+            runner.run('track', inputs)
+
+        def side_by_side(index: int) -> None:
+            encoding, tracking = lanes[index % 2], lanes[(index + 1) % 2]
+            encoding[0].run('encode', {'image': image})  # only enqueued
+            tracking[0].run('track', tracking[1])
+
+        figures = {}
+        for name, run in (('serial', serial), ('overlapped', side_by_side)):
+            values = []
+            for index in range(WARM_UP + RUNS):
+                start = time.perf_counter()
+                run(index)
+                if index >= WARM_UP:
+                    values.append((time.perf_counter() - start) * 1e3)
+            figures[f'encode_and_track_{name}_ms'] = percentiles(values)
+    return figures
+
+
+def transfer_ms(subject: Subject) -> dict[str, Any]:
+    """Masks to the host: as low-res logits, and as they would be if resized and packed there."""
+    side = subject.manifest.image_size // 4
+    sizes = {'low_res_logits': 4 * side**2, 'packed_1080p_bits': 1920 * 1080 // 8}
+    figures = {}
+    with subject.open() as runner:
+        for name, nbytes in sizes.items():
+            array = runner.allocate((nbytes,), 'uint8')
+            with runner.cuda.current():
+                host = runner.cuda.allocate_pinned(nbytes)
+
+            def download(address: int = array.address, host: Any = host) -> None:
+                with runner.cuda.current():
+                    runner.cuda.download_async(host, address)
+
+            figures[f'{name}_to_host_ms'] = device_ms(runner, download)
+            with runner.cuda.current():
+                runner.cuda.free_pinned(host)
+    return figures
+
+
 def flops(model: Path, objects: int = 1) -> float:
     """Multiply-adds times two of a graph's matrix products and convolutions."""
     proto = onnx.load(str(model), load_external_data=False)
