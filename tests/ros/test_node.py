@@ -133,6 +133,19 @@ def test_presence_follows_the_object_and_a_hidden_one_stays_listed(tracking) -> 
     eventually(lambda: len(client.presence) >= count + 2, 4, 'presence once a second')
 
 
+def test_a_change_of_presence_is_told_at_once(tracking) -> None:
+    _, client = tracking
+    client.prompt(detection(*LEFT, id='a'))
+    client.listed(BOTH, ['a'])
+    for image in 3 * [scene(), BOTH]:
+        stamp = client.track(image)
+        eventually(
+            lambda stamp=stamp: stamp in {stamp_ns(message.header) for message in client.presence},
+            0.8,  # sooner than the report of every second
+            'presence with the stamp of the image on which it changed',
+        )
+
+
 def test_pause_ignores_images_until_it_ends(tracking) -> None:
     _, client = tracking
     client.prompt(detection(*LEFT, id='a'))
