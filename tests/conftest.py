@@ -1,9 +1,13 @@
 """Fixtures that several test files use."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell that starts the tests in the background ignores Ctrl-C for them and all they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')
