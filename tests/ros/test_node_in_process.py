@@ -82,5 +82,5 @@ def test_every_publisher_and_service_of_the_interface_is_there(node) -> None:
     topics = {publisher.topic_name for publisher in node.publishers}
     outputs = ('mask', 'objects', 'presence', 'overlay', 'latency')
     assert {'/diagnostics', *(f'/sam2_rt/{name}' for name in outputs)} <= topics
-    services = {service.srv_name for service in node.services}
+    services = {service.srv_name.replace('~', '/sam2_rt') for service in node.services}
     assert {f'/sam2_rt/{name}' for name in ('reset', 'pause', 'change_state')} <= services
