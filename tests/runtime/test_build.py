@@ -91,6 +91,14 @@ def test_out_of_memory_while_building(gpu: SimpleNamespace, engine_copy: Path) -
         build(engine_copy)
 
 
+def test_damaged_engine_is_not_built(gpu: SimpleNamespace, engine_copy: Path) -> None:
+    path = engine_copy / 'track.onnx'
+    path.write_bytes(path.read_bytes() + b' ')
+    with pytest.raises(EngineError, match='truncated or altered'):
+        build(engine_copy)
+    assert not gpu.trt.built
+
+
 def test_folder_that_cannot_be_written_to(
     gpu: SimpleNamespace, engine_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

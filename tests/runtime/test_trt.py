@@ -215,6 +215,50 @@ def test_warm_up_makes_live_runs_captures(gpu: SimpleNamespace, runner: TrtRunne
     assert set(runner.captured) == {'encode', 'track'}
 
 
+def blank(manifest: Manifest, runner: TrtRunner, fill: float) -> dict[str, Any]:
+    """Inputs of track with a bank of its own, whose one pointer remembers a grey."""
+    features = runner.run('encode', {'image': np.full((1, 64, 64, 3), 128, np.uint8)})
+    inputs: dict[str, Any] = dict(features)
+    for tensor in manifest.graphs['track'].inputs:
+        shape = tuple(1 if axis == 'N' else int(axis) for axis in tensor.shape)
+        if tensor.name in ('memory_features', 'object_pointers'):
+            inputs[tensor.name] = runner.allocate(shape, tensor.dtype)
+        elif tensor.dtype == 'int32':
+            inputs[tensor.name] = np.full(shape, -1, np.int32)
+    # The engine of tests/tiny_engine.py: sums of R, G and B over some cells, then their number.
+    pointer = np.zeros(inputs['object_pointers'].shape, np.float32)
+    pointer[:, 0, :4] = (fill, fill, fill, 1.0)
+    with runner.cuda.current():
+        pinned = runner.cuda.allocate_pinned(pointer.nbytes)
+        pinned[:] = pointer.reshape(-1).view(np.uint8)
+        runner.cuda.upload_async(inputs['object_pointers'].address, pinned)
+        runner.cuda.synchronise()
+        runner.cuda.free_pinned(pinned)
+    inputs['pointer_time'][:, 0] = 0
+    return inputs
+
+
+def test_banks_in_turn_are_each_read_where_they_are(
+    gpu: SimpleNamespace, manifest: Manifest, runner: TrtRunner
+) -> None:
+    """A capture keeps its addresses; more banks than captures are kept only give way."""
+    fills = [128 / 255, 0.9] * 3
+    banks = [blank(manifest, runner, fill) for fill in fills]
+    for _ in range(4):
+        for fill, inputs in zip(fills, banks, strict=True):
+            score = runner.run('track', inputs)['object_score_logits'][0]
+            assert (score > 0) == (fill < 0.6)
+    for _ in range(4):
+        for fill, inputs in zip(fills[:2], banks[:2], strict=True):
+            score = runner.run('track', inputs)['object_score_logits'][0]
+            assert (score > 0) == (fill < 0.6)
+    assert 'track' in runner.captured
+    for inputs in banks:
+        for _ in range(3):
+            runner.run('track', inputs)
+    assert len(gpu.driver.graphs) == 1 + 4  # encode, and the latest four of track
+
+
 # -- failures -------------------------------------------------------------------------------------
 
 
@@ -293,6 +337,8 @@ def test_closed_runner_and_freed_memory(gpu: SimpleNamespace, runner: TrtRunner)
     assert not gpu.driver.graphs
     with pytest.raises(BackendError, match='closed'):
         runner.copy(array, array)
+    del array  # its memory is gone already, and must not be handed out again
+    assert not runner._pool._free
 
 
 def test_other_precision_than_the_plans(manifest: Manifest) -> None:
