@@ -19,7 +19,7 @@ from export.model.mask_decoder import (
 )
 from export.model.memory_attention import MemoryAttention, MemoryTokens
 from export.model.memory_encoder import MemoryEncoder
-from export.model.ops import MLP, reshape, to_half
+from export.model.ops import MLP, merge_1x1, reshape, to_half
 from export.model.position_encoding import sine_1d, sine_grid
 from export.model.prompt_encoder import PromptEncoder
 
@@ -437,6 +437,11 @@ class SAM2(nn.Module):
         for module in model.modules():
             if hasattr(module, 'freeze'):
                 module.freeze()
+        # Nothing lies between the pyramid's fine levels and the decoder's projections of them.
+        decoder, levels = model.sam_mask_decoder, model.image_encoder.neck.convs
+        for level, name in ((levels[2], 'conv_s1'), (levels[3], 'conv_s0')):
+            level.conv = merge_1x1(level.conv, getattr(decoder, name))
+            setattr(decoder, name, nn.Identity())
         if half:
             to_half(model)
         return model
