@@ -89,7 +89,7 @@ def test_the_recorder_writes_video_lines_and_latency(start, tmp_path: Path) -> N
     client.prompt(detection(*LEFT, id='it', label='mug'))
     client.listed(BOTH, ['it'])
     hidden = client.track(scene())
-    eventually(lambda: client.latency)
+    eventually(lambda: 'encode' in {item.metrics_source for item in client.latency})
     client.track(cv2.resize(BOTH, (100, 80)))  # a video has one size: this one is fitted to it
     code, _ = recorder.stop()
     assert code == 0, recorder.text()
