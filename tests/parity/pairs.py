@@ -110,29 +110,30 @@ class Pair:
         with torch.inference_mode():
             return getattr(self.ours, stage)(*self.features, *inputs)
 
-    def expected(
+    def check(
         self,
+        outputs: Any,
         memory: Memory | None = None,
         points: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
         previous: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """What the official predictor makes of the frame, under the names of our outputs.
+    ) -> None:
+        """Asserts that a stage's outputs are what the official predictor makes of the frame.
 
         Args:
+            outputs: Of our stage.
             memory: None makes it the object's first frame.
             points: Coordinates and labels, as `point_coords` and `point_labels`.
             mask: As `prompt_mask`'s.
             previous: As `previous_logits`.
         """
-        model = self.official
         inputs = None
         if points is not None:
             inputs = {'point_coords': points[0], 'point_labels': points[1]}
         # `add_new_points_or_box` clamps before it calls `track_step`
         clamped = None if previous is None else previous[:, None].clamp(-32, 32)
         with torch.inference_mode():
-            _, outputs, _, _ = model._track_step(
+            _, results, _, _ = self.official._track_step(
                 frame_idx=STEP,
                 is_init_cond_frame=memory is None,
                 current_vision_feats=self.vision,
@@ -145,23 +146,32 @@ class Pair:
                 track_in_reverse=False,
                 prev_sam_mask_logits=clamped,
             )
-            candidates, _, ious, masks, _, pointer, score = outputs
-            # prompted frames as `propagate_in_video_preflight` does it, others as `track_step`
-            upsampled = F.interpolate(masks, (model.image_size,) * 2, mode='bilinear')
-            prompted = points is not None or mask is not None
-            features, _ = model._encode_new_memory(
-                self.vision, self.sizes, upsampled, score, is_mask_from_pts=prompted
-            )
-        results = {
-            'low_res_masks': masks[:, 0],
-            'iou_scores': ious.amax(dim=1),
-            'object_score_logits': score[:, 0],
-            'object_pointer': pointer,
-            'new_memory_features': features,
-        }
+        candidates, _, ious, masks, _, pointer, score = results
+        assert_match(outputs.low_res_masks, masks[:, 0])
+        assert_match(outputs.iou_scores, ious.amax(dim=1))
+        assert_match(outputs.object_score_logits, score[:, 0])
+        assert_match(outputs.object_pointer, pointer)
         if points is not None and candidates.shape[1] == 3:
-            results |= {'candidate_masks': candidates, 'candidate_iou_scores': ious}
-        return results
+            assert_match(outputs.candidate_masks, candidates)
+            assert_match(outputs.candidate_iou_scores, ious)
+        self._check_memory(outputs, prompted=points is not None or mask is not None)
+
+    def _check_memory(self, outputs: Any, prompted: bool) -> None:
+        """The reference encodes our masks: binarised, a logit at 0 would round to either side.
+
+        Prompted frames as `propagate_in_video_preflight` encodes them, others as `track_step`.
+        """
+        size = self.official.image_size
+        upsampled = F.interpolate(outputs.low_res_masks[:, None], (size, size), mode='bilinear')
+        with torch.inference_mode():
+            features, _ = self.official._encode_new_memory(
+                self.vision,
+                self.sizes,
+                upsampled,
+                outputs.object_score_logits[:, None],
+                is_mask_from_pts=prompted,
+            )
+        assert_match(outputs.new_memory_features, features)
 
 
 def blocks_image(size: int, seed: int) -> np.ndarray:
@@ -171,13 +181,11 @@ def blocks_image(size: int, seed: int) -> np.ndarray:
     return np.kron(colours, np.ones((size // 8, size // 8, 1), dtype=np.uint8))
 
 
-def assert_match(outputs: Any, expected: dict[str, Tensor], tolerance: float = 2e-5) -> None:
-    """Every expected tensor is among the outputs, equal within a fraction of its largest value."""
-    for name, reference in expected.items():
-        value = getattr(outputs, name)
-        assert value.shape == reference.shape, name
-        error = (value - reference).abs().max() / reference.abs().max()
-        assert error <= tolerance, f'{name}: relative error {error:.1e}'
+def assert_match(value: Tensor, reference: Tensor, tolerance: float = 1e-5) -> None:
+    """Asserts equality within a fraction of the reference's largest value."""
+    assert value.shape == reference.shape
+    error = (value - reference).abs().max() / reference.abs().max()
+    assert error <= tolerance, f'relative error {error:.1e}'
 
 
 @contextmanager

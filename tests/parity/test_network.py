@@ -67,14 +67,13 @@ def test_every_trunk_layout_encodes_as_official(trunk: official.HieraConfig) -> 
     pair = Pair(replace(NARROW, trunk=replace(trunk, embed_dim=width)), 256)
     s4, s8, s16 = pair.pyramid['backbone_fpn']
     for ours, reference in zip(pair.features, (s16, s4, s8), strict=True):
-        assert (ours - reference).abs().max() <= 2e-5 * reference.abs().max()
+        assert_match(ours, reference)
 
 
 def test_encode(pair: Pair) -> None:
     s4, s8, s16 = pair.pyramid['backbone_fpn']
     for ours, reference in zip(pair.features, (s16, s4, s8), strict=True):
-        assert ours.shape == reference.shape
-        assert (ours - reference).abs().max() <= 2e-5 * reference.abs().max()
+        assert_match(ours, reference)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_encode(pair: Pair) -> None:
 def test_first_prompt(pair: Pair, prompt: tuple[list[list[float]], list[int]]) -> None:
     coords, labels = points(prompt)
     outputs = pair.run('prompt', *pair.memory().ours, coords, labels, *no_previous(pair))
-    assert_match(outputs, pair.expected(points=(coords, labels)))
+    pair.check(outputs, points=(coords, labels))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_first_prompt(pair: Pair, prompt: tuple[list[list[float]], list[int]]) -
 def test_track(pair: Pair, conditioning: tuple[int, ...], recent: tuple[int, ...]) -> None:
     memory = pair.memory(conditioning, recent)
     outputs = pair.run('track', *memory.ours)
-    assert_match(outputs, pair.expected(memory))
+    pair.check(outputs, memory)
     norm = outputs.new_memory_features.abs().mean() + outputs.object_pointer.abs().mean()
     torch.testing.assert_close(outputs.memory_norm, norm[None])
 
@@ -116,7 +115,7 @@ def test_correction(
         previous = previous_logits = 30 * torch.randn(previous_logits.shape, generator=generator)
         has_previous = torch.ones_like(has_previous)
     outputs = pair.run('prompt', *memory.ours, coords, labels, previous_logits, has_previous)
-    assert_match(outputs, pair.expected(memory, points=(coords, labels), previous=previous))
+    pair.check(outputs, memory, points=(coords, labels), previous=previous)
 
 
 @pytest.mark.parametrize('kind', ['blob', 'empty', 'everything'])
@@ -128,7 +127,7 @@ def test_prompt_mask(pair: Pair, kind: str) -> None:
         mask[:, -3:, -1:] = 1
     elif kind == 'everything':
         mask += 1
-    assert_match(pair.run('prompt_mask', mask), pair.expected(mask=mask))
+    pair.check(pair.run('prompt_mask', mask), mask=mask)
 
 
 def test_absent_object(pair: Pair) -> None:
@@ -137,8 +136,8 @@ def test_absent_object(pair: Pair) -> None:
     mask = torch.ones(1, size, size, dtype=torch.uint8)
     with pairs.object_score(pair, -30.0):
         tracked = pair.run('track', *memory.ours)
-        assert_match(tracked, pair.expected(memory))
-        assert_match(pair.run('prompt_mask', mask), pair.expected(mask=mask))
+        pair.check(tracked, memory)
+        pair.check(pair.run('prompt_mask', mask), mask=mask)
     assert tracked.object_score_logits.item() < 0
     assert (tracked.low_res_masks == -1024).all()
     torch.testing.assert_close(tracked.object_pointer, pair.ours.no_obj_ptr.data)
@@ -149,8 +148,7 @@ def test_an_unstable_single_mask_gives_way(narrow: Pair, scale: float, stable: b
     coords, labels = points(BOX)
     with pairs.single_mask_scale(narrow, scale):
         outputs = narrow.run('prompt', *narrow.memory().ours, coords, labels, *no_previous(narrow))
-        expected = narrow.expected(points=(coords, labels))
-    assert_match(outputs, expected)
+        narrow.check(outputs, points=(coords, labels))
     chosen = [torch.equal(outputs.low_res_masks[0], mask) for mask in outputs.candidate_masks[0]]
     assert any(chosen) is not stable
 
@@ -185,14 +183,14 @@ def test_objects_in_a_batch_do_not_mix(config: pairs.ModelConfig) -> None:
                 continue  # nothing to track: without memory the result has no meaning
             alone = pair.run(stage, *row[:count])
             for name in alone._fields:
-                expected = getattr(alone, name)[0]
-                error = (getattr(together, name)[i] - expected).abs().max()
-                assert error <= 1e-5 * expected.abs().max(), f'{stage} {name} of object {i}'
+                if stage == 'prompt' and 'memory' in name:
+                    continue  # binarised: a logit at 0 would round to either side
+                assert_match(getattr(together, name)[i], getattr(alone, name)[0])
 
 
 def test_a_batch_of_frames_is_the_same_as_single_frames(narrow: Pair) -> None:
-    other = Pair(NARROW, 256, seed=5)  # other weights, only its frame is used
-    images = torch.stack([official.normalise(frame, 256) for frame in (narrow.frame, other.frame)])
+    frames = [pairs.blocks_image(256, seed) for seed in (1, 2)]
+    images = torch.stack([official.normalise(frame, 256) for frame in frames])
     memories = [narrow.memory((9,), (1, 2)), narrow.memory((40, 7), range(1, 16))]
     rows = [memory.ours for memory in memories]
     with torch.inference_mode():
@@ -201,7 +199,5 @@ def test_a_batch_of_frames_is_the_same_as_single_frames(narrow: Pair) -> None:
         together = narrow.ours.track(*features, *batch)
         for i, row in enumerate(rows):
             alone = narrow.ours.track(*narrow.ours.embed_image(images[i : i + 1]), *row)
-            for name in alone._fields:
-                expected = getattr(alone, name)[0]
-                error = (getattr(together, name)[i] - expected).abs().max()
-                assert error <= 1e-5 * expected.abs().max(), f'{name} of frame {i}'
+            for batched, single in zip(together, alone, strict=True):
+                assert_match(batched[i], single[0])
