@@ -27,7 +27,12 @@ from sam2_rt.runtime.cuda import Cuda, describe, load_driver
 from sam2_rt.runtime.device_array import DeviceArray, DevicePool
 from sam2_rt.runtime.manifest import GRAPH_NAMES, GraphSpec, Manifest, TensorSpec
 from sam2_rt.runtime.plans import FOLDER, PlanSet, Target, find_plans
-from sam2_rt.runtime.trt_execution import Execution, check_engine, scratch_bytes
+from sam2_rt.runtime.trt_execution import (
+    Execution,
+    KernelCache,
+    check_engine,
+    scratch_bytes,
+)
 from sam2_rt.runtime.trt_library import TensorRT, import_tensorrt
 from sam2_rt.types import Array
 
@@ -100,6 +105,8 @@ class TrtRunner(Runner):
             )
         self._capture = capture
         self._cuda = cuda = Cuda(driver)
+        name = target(driver, self._library).name
+        self._kernels = KernelCache(manifest.folder / FOLDER / f'kernels.{name}.cache')
         self._executions: OrderedDict[tuple[str, int, int], Execution] = OrderedDict()
         self._slots: dict[str, _Slot] = {}
         self._pool = DevicePool(cuda)
@@ -248,6 +255,7 @@ class TrtRunner(Runner):
                 max_objects=self.manifest.max_objects,
                 scratch=(self._scratch.address, self._scratch.nbytes),
                 capture=self._capture and graph in _CAPTURED,
+                kernels=self._kernels,
             )
         self._executions.move_to_end(key)
         return self._executions[key]
@@ -319,6 +327,7 @@ class TrtRunner(Runner):
         with suppress(DeviceLostError):
             with self._cuda.current():
                 self._cuda.synchronise()
+                self._kernels.save()
                 for execution in self._executions.values():
                     execution.close()
                 self._executions.clear()

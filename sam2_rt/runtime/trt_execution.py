@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from sam2_rt.errors import BackendError, DeviceLostError
+from sam2_rt.errors import BackendError, DeviceLostError, EngineError
 from sam2_rt.runtime.compile_plan import Lengths, profiles, sized
 from sam2_rt.runtime.cuda import Cuda
 from sam2_rt.runtime.manifest import GraphSpec
+from sam2_rt.runtime.plans import write_whole
 from sam2_rt.runtime.trt_library import TensorRT
 
 Addresses = Mapping[str, int]
@@ -34,6 +37,7 @@ class Execution:
         scratch: address and size of device memory for intermediate results. Executions on one
             stream share it, for they never run at the same time.
         capture: whether to capture at all.
+        kernels: see KernelCache; for TensorRT for RTX.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Execution:
         max_objects: int,
         scratch: tuple[int, int],
         capture: bool,
+        kernels: KernelCache | None = None,
     ) -> None:
         self._library, self._cuda = library, cuda
         self._what = f'graph {graph} with {lengths or "its fixed shapes"}'
@@ -55,7 +60,7 @@ class Execution:
         self._addresses: dict[str, int] = {}
         self._seen: OrderedDict[tuple[int, ...], int | None] = OrderedDict()
         self.refused = ''
-        context = create_context(library, engine)
+        context = create_context(library, engine, kernels)
         if context is None:
             raise library.error(f'{self._what}: create a context')
         self._context = context
@@ -158,7 +163,40 @@ class Execution:
         self._context = None
 
 
-def create_context(library: TensorRT, engine: Any) -> Any:
+class KernelCache:
+    """Kernels that TensorRT for RTX compiled when a shape first ran, kept in a file.
+
+    Args:
+        path: where; a file of another driver or version is ignored, and replaced by `save`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = b''
+        self._cache: Any = None
+
+    def attach(self, runtime_config: Any) -> None:
+        """Lets the contexts made with a configuration use what is kept, and add to it."""
+        if self._cache is None:
+            self._cache = runtime_cache = runtime_config.create_runtime_cache()
+            if self._path.is_file():
+                self._known = self._path.read_bytes()
+                runtime_cache.deserialize(self._known)
+        runtime_config.set_runtime_cache(self._cache)
+
+    def save(self) -> None:
+        """Writes what has been added; a folder that cannot be written to is no error."""
+        if self._cache is None:
+            return
+        runtime_cache = self._cache
+        content = bytes(runtime_cache.serialize())
+        if content != self._known:
+            self._known = content
+            with suppress(EngineError):
+                write_whole(self._path, content)
+
+
+def create_context(library: TensorRT, engine: Any, kernels: KernelCache | None) -> Any:
     """A context without memory of its own for intermediate results; None if TensorRT fails."""
     trt = library.module
     if library.is_rtx:
@@ -169,6 +207,8 @@ def create_context(library: TensorRT, engine: Any) -> Any:
         runtime_config.set_execution_context_allocation_strategy(strategy)
         eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
+        if kernels is not None:
+            kernels.attach(runtime_config)
         return engine.create_execution_context(runtime_config)
     if hasattr(engine, 'create_execution_context_without_device_memory'):
         return engine.create_execution_context_without_device_memory()

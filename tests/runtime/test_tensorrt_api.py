@@ -29,6 +29,7 @@ CLASS_OF = {
     'problem': 'ParserError',
     'profile': 'IOptimizationProfile',
     'runtime': 'Runtime',
+    'runtime_cache': 'IRuntimeCache',
     'runtime_config': 'IRuntimeConfig',
 }
 MODULE = ('trt', 'module')
@@ -60,6 +61,10 @@ ABSENT = {
     'IBuilderConfig.num_compute_capabilities': f'{V8} {V10} {V11}',
     'IBuilderConfig.set_compute_capability': f'{V8} {V10} {V11}',
     'ICudaEngine.create_runtime_config': f'{V8} 10.3.0',
+    'IRuntimeConfig.create_runtime_cache': f'{V8} {V10} {V11}',
+    'IRuntimeConfig.set_runtime_cache': f'{V8} {V10} {V11}',
+    'IRuntimeCache.deserialize': f'{V8} {V10} {V11}',
+    'IRuntimeCache.serialize': f'{V8} {V10} {V11}',
     'IRuntimeConfig.set_execution_context_allocation_strategy': f'{V8} 10.3.0',
     'IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy': f'{V8} {V10} {V11}',
 }

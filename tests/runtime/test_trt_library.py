@@ -12,7 +12,7 @@ import pytest
 from sam2_rt.errors import BackendError, DeviceMemoryError
 from sam2_rt.runtime import compile_plan, trt_execution
 from sam2_rt.runtime.compile_plan import MAX_POINTS, profiles
-from sam2_rt.runtime.trt_execution import create_context, scratch_bytes
+from sam2_rt.runtime.trt_execution import KernelCache, create_context, scratch_bytes
 from sam2_rt.runtime.trt_library import TensorRT, flags, import_tensorrt
 
 
@@ -133,7 +133,7 @@ def test_context_of_8_6() -> None:
     engine = SimpleNamespace(
         create_execution_context_without_device_memory=lambda: 'context', device_memory_size=77
     )
-    assert create_context(TensorRT(module(version='8.6.0')), engine) == 'context'
+    assert create_context(TensorRT(module(version='8.6.0')), engine, None) == 'context'
     assert scratch_bytes(engine) == 77
 
 
@@ -141,12 +141,12 @@ def test_context_of_11() -> None:
     strategies = SimpleNamespace(USER_MANAGED='user')
     library = TensorRT(module(version='11.0.0', ExecutionContextAllocationStrategy=strategies))
     engine = SimpleNamespace(create_execution_context=lambda x: x, device_memory_size_v2=88)
-    assert create_context(library, engine) == 'user'
+    assert create_context(library, engine, None) == 'user'
     assert scratch_bytes(engine) == 88
 
 
-def test_context_of_rtx_specialises_its_kernels_at_once() -> None:
-    library = TensorRT(
+def rtx() -> TensorRT:
+    return TensorRT(
         module(
             'tensorrt_rtx',
             '1.7.1',
@@ -154,20 +154,66 @@ def test_context_of_rtx_specialises_its_kernels_at_once() -> None:
             DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER='eager'),
         )
     )
-    settings = SimpleNamespace()
-    settings.set_execution_context_allocation_strategy = lambda x: setattr(settings, 'memory', x)
-    engine = SimpleNamespace(
-        create_runtime_config=lambda: settings, create_execution_context=lambda x: x
-    )
-    assert create_context(library, engine) is settings
+
+
+class RtxEngine:
+    """Its contexts are the configurations they were made with; the cache collects kernels."""
+
+    def __init__(self) -> None:
+        self.kernels: list[bytes] = []
+
+    def create_runtime_config(self) -> SimpleNamespace:
+        settings = SimpleNamespace()
+        settings.set_execution_context_allocation_strategy = lambda x: setattr(
+            settings, 'memory', x
+        )
+        settings.create_runtime_cache = lambda: SimpleNamespace(
+            deserialize=self.kernels.append, serialize=lambda: b' '.join(self.kernels)
+        )
+        settings.set_runtime_cache = lambda x: setattr(settings, 'cache', x)
+        return settings
+
+    def create_execution_context(self, settings: SimpleNamespace) -> SimpleNamespace:
+        return settings
+
+
+def test_context_of_rtx_specialises_its_kernels_at_once() -> None:
+    settings = create_context(rtx(), RtxEngine(), None)
     assert settings.memory == 'user'
     assert settings.dynamic_shapes_kernel_specialization_strategy == 'eager'
+    assert not hasattr(settings, 'cache')
+
+
+def test_kernels_of_rtx_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / 'kernels.cache'
+    engine, kernels = RtxEngine(), KernelCache(path)
+    kernels.save()
+    assert not path.exists()  # nothing has run
+    contexts = [create_context(rtx(), engine, kernels) for _ in range(2)]
+    assert contexts[0].cache is contexts[1].cache
+    engine.kernels.append(b'compiled')
+    kernels.save()
+    assert path.read_bytes() == b'compiled'
+
+    engine, kernels = RtxEngine(), KernelCache(path)
+    create_context(rtx(), engine, kernels)
+    assert engine.kernels == [b'compiled']
+    path.unlink()
+    kernels.save()
+    assert not path.exists()  # nothing has been added
+
+
+def test_kernels_that_cannot_be_kept_are_no_error(tmp_path: Path) -> None:
+    engine, kernels = RtxEngine(), KernelCache(tmp_path / 'no such folder' / 'kernels.cache')
+    create_context(rtx(), engine, kernels)
+    engine.kernels.append(b'compiled')
+    kernels.save()
 
 
 def test_memory_of_a_context_of_8_6(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has the property but not the method; one profile, fixed shapes."""
     context = SimpleNamespace(device_memory=0)
-    monkeypatch.setattr(trt_execution, 'create_context', lambda library, engine: context)
+    monkeypatch.setattr(trt_execution, 'create_context', lambda *_: context)
     trt_execution.Execution(
         TensorRT(module(version='8.6.0')),
         SimpleNamespace(stream=5),  # type: ignore[arg-type]
