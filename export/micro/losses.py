@@ -9,6 +9,7 @@ from torch import Tensor
 from export.micro.samples import PRESENT, UNSURE
 from export.model.mask_decoder import Candidates
 
+_SCORE_WEIGHT = 3.0  # hidden objects are rarer than visible ones, and one number beside a mask
 _SPREAD = 0.2  # every multimask candidate learns a little from every sample, so that none dies
 
 
@@ -66,7 +67,7 @@ def frame_loss(
     score_loss = (score_loss * sure).sum() / sure.sum().clamp(min=1)
     parts = {'score': score_loss.detach()}
     if not present.any():
-        return score_loss, parts
+        return _SCORE_WEIGHT * score_loss, parts
 
     masks = candidates.masks[present]
     target = target[present].unsqueeze(1).expand_as(masks)
@@ -83,4 +84,4 @@ def frame_loss(
         'J': truth[:, 0].mean(),
         'J_best': truth[:, 1:].max(dim=1).values.mean(),
     }
-    return share * (total.mean() + iou_loss) + score_loss, parts
+    return share * (total.mean() + iou_loss) + _SCORE_WEIGHT * score_loss, parts

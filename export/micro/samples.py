@@ -20,7 +20,9 @@ from export.micro.scenes import DIFFICULTIES, Clip, generate
 
 ABSENT, PRESENT, UNSURE = 0, 1, 2
 _LEAST_PIXELS = 16  # of a target on its first frame
-_SURE_PIXELS = 12  # below it, whether an object counts as visible is a matter of taste
+# Below these, of the image and of the first frame's area, whether an object counts as visible is a
+# matter of taste.
+_SURE_PIXELS, _SURE_SHARE = 16, 0.1
 
 
 class Batch(NamedTuple):
@@ -67,7 +69,7 @@ class Recipe:
 
 
 STILLS = Recipe(length=1, objects=3, mix=(0.15, 0.1, 0.0, 0.15, 0.6), repeats=4, pace=3.0)
-CLIPS = Recipe(length=8, objects=2, mix=(0.1, 0.35, 0.2, 0.15, 0.2), repeats=3)
+CLIPS = Recipe(length=8, objects=2, mix=(0.05, 0.45, 0.2, 0.15, 0.15), repeats=3)
 _STILLS_PER_SCENE = 3
 
 
@@ -133,7 +135,8 @@ def _sample(rng: np.random.Generator, clip: Clip, objects: int) -> tuple[np.ndar
         return None
     masks = np.ascontiguousarray(masks[rng.permutation(visible)[:objects]])
     area = masks.sum((2, 3))
-    presence = np.where(area >= _SURE_PIXELS, PRESENT, np.where(area > 0, UNSURE, ABSENT))
+    sure = np.maximum(_SURE_PIXELS, _SURE_SHARE * area[:, :1])
+    presence = np.where(area >= sure, PRESENT, np.where(area > 0, UNSURE, ABSENT))
     count, length, height, width = masks.shape
     cells = masks.reshape(count, length, height // 4, 4, width // 4, 4)
     targets = cells.mean((3, 5), dtype=np.float32)

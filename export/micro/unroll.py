@@ -174,10 +174,12 @@ def _remember(
     presence: Tensor,
     prompted: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Memory features and pointer of a frame, whose presence is the true one."""
-    present = presence == PRESENT
-    masks = pick(candidates.masks, mask_index)
-    if true_mask is not None:
+    """Memory features and pointer of a frame: of the answer or, where it is given, the truth."""
+    if true_mask is None:
+        present = candidates.object_score_logits > 0
+        masks = pick(candidates.masks, mask_index)
+    else:
+        present = presence == PRESENT
         masks = (2 * true_mask - 1) * _SURE_LOGIT
     masks = torch.where(present[:, None, None], masks, NO_OBJECT_LOGIT)
     pointer = model.object_pointer(pick(candidates.tokens, token_index), present)
