@@ -109,6 +109,7 @@ class Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, 'PYTHONFAULTHANDLER': '1'},
             )
 
     def text(self) -> str:
@@ -118,7 +119,7 @@ class Process:
         """Waits until the process has said something."""
         eventually(lambda: words in self.text(), seconds, lambda: f'{words!r} in\n{self.text()}')
 
-    def stop(self, number: int = signal.SIGINT, seconds: float = 10.0) -> tuple[int, float]:
+    def stop(self, number: int = signal.SIGINT, seconds: float = 20.0) -> tuple[int, float]:
         """Sends a signal; returns exit code and seconds until the end."""
         start = time.monotonic()
         if self.popen.poll() is None:
@@ -126,7 +127,7 @@ class Process:
         try:
             code = self.popen.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.popen.kill()
+            self.popen.send_signal(signal.SIGABRT)  # every thread's stack goes into the log
             self.popen.wait()
             raise AssertionError(
                 f'still alive {seconds} s after the signal:\n{self.text()}'
