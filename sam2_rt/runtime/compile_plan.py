@@ -50,7 +50,6 @@ def compile_plan(
     max_objects: int,
     workspace_bytes: int,
     timing_cache: Path | None = None,
-    for_this_gpu: bool = True,
     progress: Progress = lambda line: None,
 ) -> bytes:
     """Builds a plan.
@@ -65,8 +64,6 @@ def compile_plan(
         workspace_bytes: most memory that tactics may take.
         timing_cache: file of measured kernel times, read and extended: makes the next build
             faster. TensorRT for RTX has none.
-        for_this_gpu: TensorRT for RTX only: False makes a plan for any RTX GPU, which needs none
-            to build.
         progress: gets a line of text now and then.
 
     Raises:
@@ -90,20 +87,7 @@ def compile_plan(
 
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if policy == 'fp32':
-        config.clear_flag(trt.BuilderFlag.TF32)
-    if hasattr(trt.BuilderFlag, 'REQUIRE_USER_ALLOCATION'):
-        # TensorRT for RTX: without it a run may allocate, which cannot be captured.
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    if library.is_rtx and for_this_gpu:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
-    if not library.strongly_typed and policy.startswith('fp16'):
-        _constrain_precision(library, network, config, half_islands(model, policy))
-    if library.version.startswith('8.'):
-        # Several contexts use one profile, one after the other; from 9 on that needs no asking.
-        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
+    _configure(library, network, config, model, policy)
     _add_profiles(builder, config, spec, profiles(graph, max_objects))
     if timing_cache is not None:
         known = timing_cache.read_bytes() if timing_cache.is_file() else b''
@@ -114,6 +98,11 @@ def compile_plan(
         config.progress_monitor = _make_monitor(trt, progress)
 
     plan = builder.build_serialized_network(network, config)
+    if plan is None and library.is_rtx:
+        # No GPU, or one that TensorRT for RTX does not know: a plan for any may still run there.
+        progress(f'not for this GPU ({library.said()}); building for any RTX GPU')
+        config.num_compute_capabilities = 0
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise library.error(f'build of {model}')
     if timing_cache is not None:
@@ -154,6 +143,25 @@ def _check_tensors(library: TensorRT, network: Any, model: Path, spec: GraphSpec
                 f'{model}: expected {side} (dtype, rank) {expected}, got {came}; the manifest is '
                 'of another export, copy the whole engine folder again'
             )
+
+
+def _configure(library: TensorRT, network: Any, config: Any, model: Path, policy: str) -> None:
+    """Everything but memory, shapes and cache."""
+    trt = library.module
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if policy == 'fp32':
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if hasattr(trt.BuilderFlag, 'REQUIRE_USER_ALLOCATION'):
+        # TensorRT for RTX: without it a run may allocate, which cannot be captured.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    if library.is_rtx:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
+    if not library.strongly_typed and policy.startswith('fp16'):
+        _constrain_precision(library, network, config, half_islands(model, policy))
+    if library.version.startswith('8.'):
+        # Several contexts use one profile, one after the other; from 10 on that needs no asking.
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
 
 
 def _add_profiles(

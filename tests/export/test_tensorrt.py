@@ -74,7 +74,6 @@ def plan(library: TensorRT, manifest: Manifest, graph: str, policy: str) -> byte
         policy=policy,
         max_objects=manifest.max_objects,
         workspace_bytes=1 << 30,
-        for_this_gpu=False,
     )
 
 
@@ -134,7 +133,7 @@ def test_build_reports_progress(
     lines: list[str] = []
     compile_plan(
         rtx, 'encode', micro.path('encode'), micro.graphs['encode'], policy='tf32', max_objects=1,
-        workspace_bytes=1 << 30, for_this_gpu=False, progress=lines.append,
+        workspace_bytes=1 << 30, progress=lines.append,
     )  # fmt: skip
     assert any(' of ' in line for line in lines)
 
