@@ -21,6 +21,7 @@ from sam2_rt.types import Array, Frame
 SIZE = 64  # S; logits are 16 x 16
 SIDE = SIZE // 4
 TOLERANCE = 12.0
+RED, BLUE = 200, 120  # the grey values of two objects
 
 
 def fake_manifest(conditioning_slots: int = 2, max_objects: int = 4) -> Manifest:
@@ -146,3 +147,14 @@ def scene(
     for x, y, grey in blobs:
         image[max(y, 0) : max(y + 24, 0), max(x, 0) : max(x + 24, 0)] = grey
     return Frame(image, stamp_ns=(index + 1) * 100_000_000)
+
+
+def by_id(result):
+    return {tracked.object_id: tracked for tracked in result.objects}
+
+
+def overlap(mask, x, y):
+    """IoU of a mask with the 24-pixel square at (x, y)."""
+    truth = np.zeros_like(mask)
+    truth[y : y + 24, x : x + 24] = True
+    return (mask & truth).sum() / (mask | truth).sum()
