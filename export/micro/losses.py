@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from export.micro.samples import PRESENT, UNSURE
+from export.micro.samples import ABSENT, PRESENT, UNSURE
 from export.model.mask_decoder import Candidates
 
 _SCORE_WEIGHT = 3.0  # hidden objects are rarer than visible ones, and one number beside a mask
@@ -50,8 +50,9 @@ def frame_loss(
     """Loss of one frame's N objects: a scalar, and what it is made of, for the log.
 
     Of the three multimask candidates the best one is supervised, as in SAM; the single mask always
-    is. The IoU head learns every candidate's true IoU. Objects that are not in the frame teach the
-    object score only.
+    is. The IoU head learns every candidate's true IoU. For an object that is not in the frame all
+    masks should be empty: SAM leaves them untaught, but where data is short, 4096 cells say 'it is
+    not here' more clearly than the object score's one number.
 
     Args:
         candidates: The decoder's answer for N objects.
@@ -66,8 +67,15 @@ def frame_loss(
     )
     score_loss = (score_loss * sure).sum() / sure.sum().clamp(min=1)
     parts = {'score': score_loss.detach()}
+    loss = _SCORE_WEIGHT * score_loss
+    absent = presence == ABSENT
+    if absent.any():
+        masks = candidates.masks[absent]
+        empty = mask_loss(masks, torch.zeros_like(masks), balance=0.0).mean()
+        loss = loss + absent.sum() / len(presence) * empty
+        parts['empty'] = empty.detach()
     if not present.any():
-        return _SCORE_WEIGHT * score_loss, parts
+        return loss, parts
 
     masks = candidates.masks[present]
     target = target[present].unsqueeze(1).expand_as(masks)
@@ -84,4 +92,4 @@ def frame_loss(
         'J': truth[:, 0].mean(),
         'J_best': truth[:, 1:].max(dim=1).values.mean(),
     }
-    return share * (total.mean() + iou_loss) + _SCORE_WEIGHT * score_loss, parts
+    return loss + share * (total.mean() + iou_loss), parts
