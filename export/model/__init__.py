@@ -5,7 +5,8 @@ loads strictly, without a key map. `build(variant, image_size)` makes a network;
 method per stage.
 """
 
-from export.model.sam2 import SAM2, PromptOutput, TrackOutput
+from export.model.outputs import PromptOutput, TrackOutput
+from export.model.sam2 import SAM2
 from export.model.variants import IMAGE_SIZES, VARIANTS, ModelConfig, build
 
 __all__ = [

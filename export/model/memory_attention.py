@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.model.memory_tokens import MemoryTokens
 from export.model.ops import LayerNorm, attend, reshape
 from export.model.position_encoding import axial_rope, rotate, sine_grid
-
-
-class MemoryTokens(NamedTuple):
-    """What a frame attends to: M memory maps of E x E cells, then T pointer tokens.
-
-    Attributes:
-        map_keys: (N, M, E * E, Dm) memory features with their place and time added.
-        pointer_keys: (N, T, Dm) object pointers with their time added; they have no place.
-        values: (N, M * E * E + T, Dm) the same tokens, nothing added.
-        bias: Float32 (N, 1, M * E * E + T), 0 for a filled slot, very negative for an empty one.
-    """
-
-    map_keys: Tensor
-    pointer_keys: Tensor
-    values: Tensor
-    bias: Tensor
 
 
 class RoPEAttention(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,63 +17,23 @@ from export.model.mask_decoder import (
     pick,
     single_mask_is_stable,
 )
-from export.model.memory_attention import MemoryAttention, MemoryTokens
+from export.model.memory_attention import MemoryAttention
 from export.model.memory_encoder import MemoryEncoder
-from export.model.ops import MLP, merge_1x1, reshape, to_half
-from export.model.position_encoding import sine_1d, sine_grid
+from export.model.memory_tokens import RECENT_POINTERS, RECENT_SLOTS, MemoryPositions, lay_out
+from export.model.ops import MLP, merge_1x1, to_half
+from export.model.outputs import PromptOutput, TrackOutput, memory_norm
+from export.model.position_encoding import sine_grid
 from export.model.prompt_encoder import PromptEncoder
 
 if TYPE_CHECKING:
     from export.model.variants import ModelConfig
 
 STRIDE = 16
-RECENT_SLOTS = 6
-RECENT_POINTERS = 15
 NO_OBJECT_LOGIT = -1024.0  # official NO_OBJ_SCORE, the mask logit of an absent object
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # of a mask in 0..1, as the memory encoder sees it
 PREVIOUS_LOGITS_LIMIT = 32.0
-EMPTY_SLOT_BIAS = -30000.0  # finite, and within float16's range
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-
-
-class TrackOutput(NamedTuple):
-    """What `track` and `prompt_mask` return, for N objects.
-
-    Attributes:
-        low_res_masks: Float32 logits (N, 4E, 4E), -1024 everywhere for an absent object.
-        iou_scores: Float32 (N,), the predicted quality of the mask, 0..1.
-        object_score_logits: Float32 (N,), positive where the object is in the image.
-        object_pointer: (N, D).
-        new_memory_features: (N, Dm, E, E).
-        memory_norm: Float32 (N,), mean absolute value of the memory features plus that of the
-            pointer: not finite when any of them is not, so that the host need not read them.
-    """
-
-    low_res_masks: Tensor
-    iou_scores: Tensor
-    object_score_logits: Tensor
-    object_pointer: Tensor
-    new_memory_features: Tensor
-    memory_norm: Tensor
-
-
-class PromptOutput(NamedTuple):
-    """What `prompt` returns: a `TrackOutput`, and the three multimask candidates.
-
-    Attributes:
-        candidate_masks: Float32 logits (N, 3, 4E, 4E): whole, part, subpart; never -1024.
-        candidate_iou_scores: Float32 (N, 3).
-    """
-
-    low_res_masks: Tensor
-    iou_scores: Tensor
-    object_score_logits: Tensor
-    object_pointer: Tensor
-    new_memory_features: Tensor
-    memory_norm: Tensor
-    candidate_masks: Tensor
-    candidate_iou_scores: Tensor
 
 
 class SAM2(nn.Module):
@@ -286,9 +246,23 @@ class SAM2(nn.Module):
     ) -> Tensor:
         """Features of a frame in the light of its memory (N, D, E, E); arguments as `track`.
 
-        Official `_prepare_memory_conditioned_features`.
+        Official `_prepare_memory_conditioned_features`. The memory may have any number of slots.
         """
-        memory = self._memory_tokens(memory_features, memory_time, object_pointers, pointer_time)
+        positions = MemoryPositions(
+            cells=self.memory_position,
+            map_time=self.maskmem_tpos_enc.reshape(RECENT_SLOTS + 1, self.mem_dim),
+            pointer_time=self.obj_ptr_tpos_proj if self.config.pointer_time else None,
+        )
+        memory = lay_out(
+            memory_features,
+            memory_time,
+            object_pointers,
+            pointer_time,
+            positions,
+            self.grid,
+            self.hidden_dim,
+            self.mem_dim,
+        )
         return self.memory_attention(image_embedding, memory)
 
     def decode_masks(
@@ -389,42 +363,6 @@ class SAM2(nn.Module):
         embedded = prompts.mask(logits.unsqueeze(1).to(self.no_mem_embed.dtype))
         return torch.where((has_previous > 0)[:, None, None, None], embedded, prompts.no_mask())
 
-    def _memory_tokens(
-        self,
-        memory_features: Tensor,
-        memory_time: Tensor,
-        object_pointers: Tensor,
-        pointer_time: Tensor,
-    ) -> MemoryTokens:
-        """Lays the memory out for attention; what an empty slot contains never matters."""
-        cells, mem_dim = self.grid**2, self.mem_dim
-        maps = reshape(memory_features, (0, -1, mem_dim, cells)).transpose(2, 3)
-        map_empty = memory_time < 0
-        maps = maps.masked_fill(map_empty[:, :, None, None], 0)
-        row = torch.where(memory_time > 0, memory_time - 1, RECENT_SLOTS)
-        time = self.maskmem_tpos_enc.reshape(-1, mem_dim)[row].unsqueeze(2)
-        map_keys = maps + (self.memory_position.to(maps.dtype) + time)
-
-        # A pointer becomes D / Dm tokens that share its time.
-        parts = self.hidden_dim // mem_dim
-        pointer_empty = pointer_time < 0
-        pointers = object_pointers.masked_fill(pointer_empty.unsqueeze(-1), 0)
-        pointers = reshape(pointers, (0, -1, parts, mem_dim))
-        pointer_keys = pointers
-        if self.config.pointer_time:
-            angle = sine_1d(pointer_time.float() / RECENT_POINTERS, self.hidden_dim)
-            time = self.obj_ptr_tpos_proj(angle.to(pointers.dtype))
-            pointer_keys = pointers + time.unsqueeze(2)
-
-        flat = (0, -1, mem_dim)
-        bias = torch.cat((token_bias(map_empty, cells), token_bias(pointer_empty, parts)), dim=2)
-        return MemoryTokens(
-            map_keys=map_keys,
-            pointer_keys=reshape(pointer_keys, flat),
-            values=torch.cat((reshape(maps, flat), reshape(pointers, flat)), dim=1),
-            bias=bias,
-        )
-
     # Export ------------------------------------------------------------------------------------
 
     def prepare_for_export(self, half: bool = False) -> SAM2:
@@ -450,16 +388,3 @@ class SAM2(nn.Module):
 def embedding(*shape: int) -> nn.Parameter:
     """A learned embedding, initialised as the official ones."""
     return nn.Parameter(nn.init.trunc_normal_(torch.zeros(shape), std=0.02))
-
-
-def token_bias(empty: Tensor, tokens: int) -> Tensor:
-    """Which slots are empty (N, M) -> what to add to their tokens' scores (N, 1, M * tokens)."""
-    bias = empty.float().unsqueeze(-1) * torch.full(
-        (tokens,), EMPTY_SLOT_BIAS, device=empty.device
-    )
-    return reshape(bias, (0, 1, -1))
-
-
-def memory_norm(memory: Tensor, pointer: Tensor) -> Tensor:
-    """Mean absolute memory (N, Dm, E, E) plus that of the pointers (N, D) -> float32 (N,)."""
-    return memory.float().abs().mean(dim=(1, 2, 3)) + pointer.float().abs().mean(dim=1)
