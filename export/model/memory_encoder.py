@@ -84,5 +84,8 @@ class MemoryEncoder(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """Features (B, D, E, E), B = N or 1, and scaled mask (N, 1, S, S) -> (N, Dm, E, E)."""
-        x = self.pix_feat_proj(features) + self.mask_downsampler(mask)
+        image, mask = self.pix_feat_proj(features), self.mask_downsampler(mask)
+        # The axis keeps OpenVINO (2026.4) from writing the sum of two convolutions into the output
+        # of the first one, which for B = 1 is too small.
+        x = (image.unsqueeze(1) + mask.unsqueeze(1)).squeeze(1)
         return self.out_proj(self.fuser(x))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from export.onnx_graph import (  # noqa: E402
 from export.stages import graph_specs  # noqa: E402
 from export.to_onnx import Options, export_engine, main  # noqa: E402
 from export.torch_runner import TorchRunner  # noqa: E402
+from sam2_rt.runtime.base import Runner  # noqa: E402
 from sam2_rt.runtime.check import check_accuracy  # noqa: E402
 from sam2_rt.runtime.manifest import (  # noqa: E402
     GRAPH_NAMES,
@@ -40,7 +41,7 @@ from sam2_rt.runtime.manifest import (  # noqa: E402
     TensorSpec,
     load_manifest,
 )
-from sam2_rt.runtime.ort import OrtRunner  # noqa: E402
+from sam2_rt.runtime.select import open_runner  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -96,28 +97,28 @@ def test_graphs_run_everywhere(micro_engine: Path, name: str) -> None:
     assert all(not str(node.doc_string) for node in model.graph.node)
 
 
-@pytest.mark.parametrize(('objects', 'points'), [(1, 1), (3, 4)])
+@pytest.fixture(params=['onnxruntime', 'openvino'])
+def runner(request: pytest.FixtureRequest, micro_engine: Path) -> Iterator[Runner]:
+    pytest.importorskip(request.param, reason=f'needs {request.param}')
+    with open_runner(micro_engine, request.param, precision='fp32') as opened:
+        yield opened
+
+
 @pytest.mark.parametrize('name', GRAPH_NAMES)
-def test_graphs_agree_with_torch(
-    micro_engine: Path, network: Network, name: str, objects: int, points: int
-) -> None:
-    manifest = load_manifest(micro_engine)
-    inputs = random_inputs(manifest.graphs[name], objects, points)
-    expected = TorchRunner(manifest, network.model).run(name, inputs)
-    outputs = OrtRunner(manifest).run(name, inputs)
-    for key, value in expected.items():
-        assert np.isfinite(value).all(), key
-        tolerance = 1e-4 * np.abs(value).max()
-        np.testing.assert_allclose(outputs[key], value, rtol=0, atol=tolerance, err_msg=key)
+def test_graphs_agree_with_torch(runner: Runner, network: Network, name: str) -> None:
+    torch_runner = TorchRunner(runner.manifest, network.model)
+    for objects, points in ((1, 1), (3, 4), (2, 2)):  # one loaded graph takes them all
+        inputs = random_inputs(runner.manifest.graphs[name], objects, points)
+        outputs = runner.run(name, inputs)
+        for key, value in torch_runner.run(name, inputs).items():
+            assert np.isfinite(value).all(), key
+            tolerance = 1e-4 * np.abs(value).max()
+            np.testing.assert_allclose(outputs[key], value, rtol=0, atol=tolerance, err_msg=key)
 
 
-def test_openvino_loads_it(micro_engine: Path) -> None:
-    pytest.importorskip('openvino', reason='needs openvino')
-    from sam2_rt.runtime.openvino import OpenVinoRunner
-
-    with OpenVinoRunner(load_manifest(micro_engine), 'fp32', None) as runner:
-        runner.warm_up()
-        assert check_accuracy(runner).worst_iou > 0.999
+def test_closed_loop_agrees_with_torch(runner: Runner) -> None:
+    runner.warm_up()
+    assert check_accuracy(runner).worst_iou > 0.999
 
 
 def test_equal_weights_are_stored_once(micro_engine: Path) -> None:
