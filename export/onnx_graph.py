@@ -83,7 +83,9 @@ def export_stage(network: nn.Module, name: str, spec: GraphSpec) -> onnx.ModelPr
     buffer = io.BytesIO()
     with _quiet():
         torch.onnx.export(
-            _Stage(network, name),
+            # The exporter puts back the mode it found: a wrapper left in training mode would hand
+            # the network back with dropout on.
+            _Stage(network, name).eval(),
             example,
             buffer,
             opset_version=OPSET,
