@@ -9,7 +9,8 @@ from torch import Tensor
 from export.micro.samples import ABSENT, PRESENT, UNSURE
 from export.model.mask_decoder import Candidates
 
-_SCORE_WEIGHT = 3.0  # hidden objects are rarer than visible ones, and one number beside a mask
+_SCORE_WEIGHT = 3.0  # one number beside a mask
+_ABSENT_WEIGHT = 3.0  # hidden objects are rarer than visible ones
 _SPREAD = 0.2  # every multimask candidate learns a little from every sample, so that none dies
 
 
@@ -65,7 +66,8 @@ def frame_loss(
     score_loss = F.binary_cross_entropy_with_logits(
         candidates.object_score_logits, present.float(), reduction='none'
     )
-    score_loss = (score_loss * sure).sum() / sure.sum().clamp(min=1)
+    weight = torch.where(presence == ABSENT, _ABSENT_WEIGHT, 1.0) * sure
+    score_loss = (score_loss * weight).sum() / weight.sum().clamp(min=1)
     parts = {'score': score_loss.detach()}
     loss = _SCORE_WEIGHT * score_loss
     absent = presence == ABSENT
