@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='needs PyTorch')
 
-from export.micro.calibrate import best_threshold
+from export.micro.calibrate import best_threshold  # noqa: E402
 from export.micro.prompts import box_prompt, click_prompt, corrective_click  # noqa: E402
 from export.micro.samples import CLIPS, STILLS, Samples, collate  # noqa: E402
 from export.micro.train import Trainer, curriculum, learning_rate, phase_at  # noqa: E402
