@@ -1,8 +1,4 @@
-"""Engine folder vs torch, closed loop: `python -m export.verify engines/…`.
-
-Both run the same frames and prompts, each through its own Tracker and on its own outputs, because
-an error that a single call hides may grow through the memory.
-"""
+"""Engine folder vs torch, closed loop: `python -m export.verify engines/…`."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,153 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.clips import Clip, synthetic_clip
+from export.closed_loop import FIRST, Report, Scenario, compare, play, scripted
 from export.errors import ExportError
 from export.networks import RANDOM_WEIGHTS, from_checkpoint, with_random_weights
 from export.torch_runner import TorchRunner
-from sam2_rt.config import TrackerConfig
 from sam2_rt.errors import Sam2RtError
 from sam2_rt.runtime import host
 from sam2_rt.runtime.base import Runner
 from sam2_rt.runtime.manifest import Manifest, load_manifest, sha256
 from sam2_rt.runtime.select import AUTO, BACKENDS, PRECISIONS, open_runner
 from sam2_rt.sources import open_source
-from sam2_rt.tracker import Tracker
-from sam2_rt.types import BoxPrompt, Frame, PointPrompt, Prompt, TrackedObject
-
-FIRST, SECOND = 'first', 'second'  # object ids
+from sam2_rt.types import Frame, PointPrompt
 
 Say = Callable[[str], None]
-Outcome = dict[tuple[int, str], TrackedObject]
-"""What a run made of every object on every frame, by frame index and object id."""
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """Frames and the prompts given on them.
-
-    Attributes:
-        frames: in order.
-        prompts: by frame index: (object id, prompt), given in this order.
-    """
-
-    frames: Sequence[Frame]
-    prompts: Mapping[int, Sequence[tuple[str, Prompt]]]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One object on one frame, engine against reference.
-
-    Attributes:
-        frame_index: the frame.
-        object_id: the object.
-        iou: of the low-resolution masks; 1 where both are empty.
-        logits: largest difference of the mask logits, relative to the reference's largest logit;
-            0 unless both see the object.
-        area: share of the low-resolution mask that the reference covers.
-        scores: object score logits, reference and engine.
-    """
-
-    frame_index: int
-    object_id: str
-    iou: float
-    logits: float
-    area: float
-    scores: tuple[float, float]
-
-    @property
-    def presence_agrees(self) -> bool:
-        return (self.scores[0] > 0) == (self.scores[1] > 0)
-
-
-@dataclass(frozen=True)
-class Report:
-    """All differences of a run."""
-
-    differences: Sequence[Difference]
-
-    @property
-    def worst_iou(self) -> float:
-        return min(each.iou for each in self.differences)
-
-    @property
-    def mean_iou(self) -> float:
-        return float(np.mean([each.iou for each in self.differences]))
-
-    @property
-    def worst_logits(self) -> float:
-        return max(each.logits for each in self.differences)
-
-    @property
-    def presence_agreement(self) -> float:
-        return float(np.mean([each.presence_agrees for each in self.differences]))
-
-    @property
-    def empty_share(self) -> float:
-        """Share of the reference's masks that are empty: agreeing on them proves little."""
-        return float(np.mean([each.area == 0.0 for each in self.differences]))
-
-
-def scripted(clip: Clip) -> Scenario:
-    """Click the first shape, box the second one mid-stream, then correct the first by a click."""
-    third = len(clip.frames) // 3
-    on_first, on_second = clip.boxes[:, 0], clip.boxes[:, 1]
-    return Scenario(
-        clip.frames,
-        {
-            0: [(FIRST, PointPrompt(_centre(on_first[0])))],
-            third: [(SECOND, BoxPrompt(on_second[third]))],
-            2 * third: [(FIRST, PointPrompt(_centre(on_second[2 * third]), 0))],
-        },
-    )
-
-
-def clip_boxes(frames: Sequence[Frame]) -> NDArray[np.float32]:
-    """Stand-ins for known shapes in a real clip: its middle, and the right half of its middle."""
-    height, width = frames[0].height, frames[0].width
-    x, y = np.float32(width / 6), np.float32(height / 6)
-    boxes = np.array([[2 * x, 2 * y, 4 * x, 4 * y], [3 * x, 2 * y, 5 * x, 4 * y]], np.float32)
-    return np.broadcast_to(boxes, (len(frames), 2, 4))
-
-
-def _centre(box: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (box[:2] + box[2:]) / 2
-
-
-def play(runner: Runner, scenario: Scenario) -> Outcome:
-    """Tracks a scenario; a prompted frame's outcome is the prompt's."""
-    tracker = Tracker(runner, TrackerConfig(max_objects=2, held_frames=1))
-    outcome: Outcome = {}
-    for index, frame in enumerate(scenario.frames):
-        for tracked in tracker.step(frame).objects:
-            outcome[index, tracked.object_id] = tracked
-        for object_id, prompt in scenario.prompts.get(index, ()):
-            outcome[index, object_id] = tracker.add_prompt(prompt, object_id).object
-    return outcome
-
-
-def compare(reference: Outcome, engine: Outcome) -> Report:
-    """Compares two outcomes of one scenario."""
-    return Report([_difference(key, reference[key], engine[key]) for key in reference])
-
-
-def _difference(
-    key: tuple[int, str], reference: TrackedObject, engine: TrackedObject
-) -> Difference:
-    masks = reference.low_res_masks > 0, engine.low_res_masks > 0
-    union = int(np.count_nonzero(masks[0] | masks[1]))
-    both = int(np.count_nonzero(masks[0] & masks[1]))
-    logits = 0.0
-    if reference.object_score > 0 and engine.object_score > 0:
-        apart = np.abs(reference.low_res_masks - engine.low_res_masks).max()
-        logits = apart / np.abs(reference.low_res_masks).max()
-    return Difference(
-        *key,
-        iou=both / union if union else 1.0,
-        logits=float(logits),
-        area=float(masks[0].mean()),
-        scores=(reference.object_score, engine.object_score),
-    )
 
 
 @contextmanager
@@ -194,6 +56,14 @@ def ignores_input(runner: Runner, seed: int) -> bool:
         outcomes.append(play(runner, Scenario(clip.frames, {0: [(FIRST, PointPrompt(middle))]})))
     first, second = outcomes
     return any(np.array_equal(first[k].low_res_masks, second[k].low_res_masks) for k in first)
+
+
+def clip_boxes(frames: Sequence[Frame]) -> NDArray[np.float32]:
+    """Stand-ins for known shapes in a real clip: its middle, and the right half of its middle."""
+    height, width = frames[0].height, frames[0].width
+    x, y = np.float32(width / 6), np.float32(height / 6)
+    boxes = np.array([[2 * x, 2 * y, 4 * x, 4 * y], [3 * x, 2 * y, 5 * x, 4 * y]], np.float32)
+    return np.broadcast_to(boxes, (len(frames), 2, 4))
 
 
 def reference_runner(manifest: Manifest, checkpoint: Path | None) -> TorchRunner:
@@ -276,8 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m export.verify',
         description='Compare an engine with the torch network it was exported from: same frames, '
-        'same prompts (a click, a second object boxed mid-stream, a correction), each on its own '
-        'outputs. Exits with 1 if the worst mask IoU is below the threshold.',
+        'same prompts (a click; a second object boxed mid-stream; corrections by click and mask), '
+        'each on its own outputs. Exits with 1 if the worst mask IoU is below the threshold.',
     )
     parser.add_argument('engine', type=Path, help='engine folder')
     parser.add_argument('--backend', choices=(AUTO, *BACKENDS), default='onnxruntime')

@@ -14,22 +14,14 @@ torch = pytest.importorskip('torch', reason='needs PyTorch')
 pytest.importorskip('onnxruntime', reason='needs onnxruntime')
 
 from export.clips import synthetic_clip  # noqa: E402
+from export.closed_loop import FIRST, SECOND, compare, play, scripted  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.networks import Network, with_random_weights  # noqa: E402
 from export.torch_runner import TorchRunner  # noqa: E402
-from export.verify import (  # noqa: E402
-    FIRST,
-    SECOND,
-    compare,
-    main,
-    play,
-    poisoned_outputs,
-    scripted,
-    verify,
-)
+from export.verify import main, poisoned_outputs, verify  # noqa: E402
 from sam2_rt.runtime.host import Execute, HostArrays  # noqa: E402
 from sam2_rt.runtime.manifest import Manifest, load_manifest, sha256  # noqa: E402
-from sam2_rt.types import BoxPrompt, PointPrompt  # noqa: E402
+from sam2_rt.types import BoxPrompt, MaskPrompt, PointPrompt  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -84,7 +76,7 @@ def test_scenario_covers_what_can_go_wrong() -> None:
     assert kinds == {
         0: [(FIRST, PointPrompt)],
         3: [(SECOND, BoxPrompt)],
-        6: [(FIRST, PointPrompt)],
+        6: [(FIRST, PointPrompt), (SECOND, MaskPrompt)],
     }
     assert scenario.prompts[6][0][1].labels.tolist() == [0]  # type: ignore[union-attr]
 
