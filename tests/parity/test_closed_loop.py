@@ -33,6 +33,9 @@ from sam2_rt.types import BoxPrompt, Frame, MaskPrompt, PointPrompt  # noqa: E40
 from tests.parity import official  # noqa: E402
 from tests.parity.pairs import NARROW, NARROW_20, blocks_image  # noqa: E402
 
+# The official predictor takes minutes for the true Hiera-T on a small CPU.
+pytestmark = pytest.mark.timeout(1800)
+
 FRAMES = 24
 ABSENT = range(17, 20)
 
