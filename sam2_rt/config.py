@@ -25,14 +25,15 @@ class PresenceConfig:
     Attributes:
         show_above: probability from which a hidden object counts as visible again.
         hide_below: probability under which a visible object counts as occluded. Between the two
-            the state stays as it is: that is the hysteresis.
+            the state stays as it is: that is the hysteresis. Under 0.5 the network empties the
+            mask, so a lower value keeps an object visible that has none.
         show_frames: consecutive frames above `show_above` that it takes.
         hide_frames: consecutive frames below `hide_below` that it takes.
         lost_after_s: seconds of frame time after which an occluded object is called lost.
     """
 
     show_above: float = 0.6
-    hide_below: float = 0.4
+    hide_below: float = 0.5
     show_frames: int = 1
     hide_frames: int = 1
     lost_after_s: float = 2.0

@@ -30,8 +30,10 @@ def test_probability_is_a_sigmoid_that_survives_anything(score, expected):
     ('config', 'scores', 'expected'),
     [
         # Logits of +-0.2 are probabilities of 0.55 and 0.45: inside the hysteresis band.
-        (PresenceConfig(), [5, 0.2, -0.2, 0.2], [VISIBLE] * 4),
+        (PresenceConfig(hide_below=0.4), [5, 0.2, -0.2, 0.2], [VISIBLE] * 4),
         (PresenceConfig(), [-5, -0.2, 0.2], [OCCLUDED] * 3),
+        # By default the network's own verdict hides: its mask is empty then.
+        (PresenceConfig(), [5, 0.2, -0.2, 0.2], [VISIBLE, VISIBLE, OCCLUDED, OCCLUDED]),
         (PresenceConfig(), [5, -5, 0.2, 5], [VISIBLE, OCCLUDED, OCCLUDED, VISIBLE]),
         # One bad frame does not hide an object that takes two.
         (PresenceConfig(hide_frames=2), [5, -5, 5, -5, -5], [VISIBLE] * 4 + [OCCLUDED]),
