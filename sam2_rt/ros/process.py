@@ -76,7 +76,8 @@ def _spin(executor: SingleThreadedExecutor, node: Any) -> None:
     """Spins; an error in one callback is reported and does not end the node."""
     while rclpy.ok():
         try:
-            executor.spin_once()
+            # With a time-out, because a signal that comes just before the wait does not end it.
+            executor.spin_once(timeout_sec=0.5)
         except (KeyboardInterrupt, ExternalShutdownException):
             raise
         except Exception as error:

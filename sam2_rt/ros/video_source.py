@@ -73,6 +73,10 @@ class VideoSource(Node):
                 self._play()
         except Sam2RtError as error:
             self.get_logger().error(str(error))
+        except Exception:
+            if rclpy.ok():
+                raise
+            return  # a signal took the middleware away in the middle of publishing
         if not self._stopping.is_set():
             self.get_logger().info(f'{self._name} has ended')
             rclpy.try_shutdown()

@@ -147,7 +147,7 @@ def test_a_flood_of_prompts_delays_frames_only_a_little(watched) -> None:
     ages = [
         client.arrived[stamp] - stamp / 1e9 for stamp in (*stamps, last) if stamp in client.arrived
     ]
-    assert len(ages) >= 5, process.text()
+    assert len(ages) >= 3, process.text()
     print(f'ages during the flood: {np.percentile(ages, (50, 95, 100)).round(3)} s')
     assert np.percentile(ages, 95) < 1.5
     assert client.set_parameter('click_object', '') == (True, '')
