@@ -91,10 +91,15 @@ class Report:
         return float(np.mean([each.area == 0.0 for each in self.differences]))
 
 
-def scripted(clip: Clip) -> Scenario:
+def scripted(clip: Clip, objects: int = 2) -> Scenario:
     """Every graph and both batch sizes: a click on the first shape; a box around the second one,
     mid-stream; then a background click that corrects the first, and a mask that does the second.
+
+    Args:
+        clip: with two shapes.
+        objects: most that can be tracked; with 1, every prompt is for the same object.
     """
+    second_id = SECOND if objects > 1 else FIRST
     third = len(clip.frames) // 3
     on_first, on_second = clip.boxes[:, 0], clip.boxes[:, 1]
     then = on_second[2 * third]
@@ -105,8 +110,8 @@ def scripted(clip: Clip) -> Scenario:
         clip.frames,
         {
             0: [(FIRST, PointPrompt(centre(on_first[0])))],
-            third: [(SECOND, BoxPrompt(on_second[third]))],
-            2 * third: [(FIRST, PointPrompt(centre(then), 0)), (SECOND, MaskPrompt(mask))],
+            third: [(second_id, BoxPrompt(on_second[third]))],
+            2 * third: [(FIRST, PointPrompt(centre(then), 0)), (second_id, MaskPrompt(mask))],
         },
     )
 
@@ -118,7 +123,8 @@ def centre(box: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def play(runner: Runner, scenario: Scenario) -> Outcome:
     """Tracks a scenario; a prompted frame's outcome is the prompt's."""
-    tracker = Tracker(runner, TrackerConfig(max_objects=2, held_frames=1))
+    objects = min(2, runner.manifest.max_objects)
+    tracker = Tracker(runner, TrackerConfig(max_objects=objects, held_frames=1))
     outcome: Outcome = {}
     for index, frame in enumerate(scenario.frames):
         for tracked in tracker.step(frame).objects:

@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     manifest = load_manifest(options.engine)
-    scenario = _scenario(options)
+    scenario = _scenario(options, manifest.max_objects)
     with open_runner(options.engine, options.backend, precision=options.precision) as engine:
         if options.reference:
             reference = open_runner(options.reference, 'onnxruntime')
@@ -197,12 +197,12 @@ def _run(options: argparse.Namespace) -> int:
     return 1
 
 
-def _scenario(options: argparse.Namespace) -> Scenario:
+def _scenario(options: argparse.Namespace, objects: int) -> Scenario:
     if not options.clip:
-        return scripted(synthetic_clip(options.seed, options.frames))
+        return scripted(synthetic_clip(options.seed, options.frames), objects)
     with open_source(options.clip) as source:
         frames = list(islice(source, options.frames))
-    scenario = scripted(Clip(frames, clip_boxes(frames)))
+    scenario = scripted(Clip(frames, clip_boxes(frames)), objects)
     if not options.point:
         return scenario
     try:

@@ -150,7 +150,7 @@ def test_same_weights_make_the_same_files(
 def test_half_precision_is_written_in_the_graphs(network: Network, tmp_path: Path) -> None:
     said: list[str] = []
     manifest = export_engine(network, tmp_path / 'fp16', Options('fp16'), said.append)
-    assert 'with two objects' in said[-1]
+    assert 'all prompts' in said[-1]
     resident = [t for g in manifest.graphs.values() for t in g.outputs if t.resident]
     assert {tensor.dtype for tensor in resident} == {'float16'}
     for name in GRAPH_NAMES:

@@ -105,6 +105,14 @@ def test_command_line_passes_a_good_engine_and_records_it(
     assert (accuracy['reference'], accuracy['frames']) == ('torch fp32', 6)
 
 
+def test_engine_for_a_single_object(
+    engine: Path, manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(manifest, folder=engine, max_objects=1).save()
+    assert main([str(engine), '--frames', '3']) == 0
+    assert SECOND not in capsys.readouterr().out
+
+
 def test_command_line_fails_an_engine_with_other_weights(
     engine: Path, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
