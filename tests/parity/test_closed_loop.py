@@ -38,6 +38,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 FRAMES = 24
 ABSENT = range(17, 20)
+ROUNDING = 5e-6  # of the largest logit; the closed loop's float32 error is about 2e-6
 
 Masks = dict[tuple[int, str], np.ndarray]
 """Logits at image size, by frame index and object id."""
@@ -147,11 +148,16 @@ def run_ours(runner: Runner, given: Scenario) -> Masks:
 
 
 def compare(masks: Masks, expected: Masks) -> tuple[float, float]:
-    """Worst mask IoU of all frames and objects, and worst logit error relative to the largest."""
+    """Worst mask IoU of all frames and objects, and worst logit error relative to the largest.
+
+    Pixels whose reference logit is zero within float32 rounding are on neither side and left out:
+    in the small masks of random weights a single one would count for 0.3 % of IoU.
+    """
     assert masks.keys() == expected.keys()
     worst_iou, worst_error = 1.0, 0.0
     for key, reference in expected.items():
-        ours, theirs = masks[key] > 0, reference > 0
+        decided = np.abs(reference) > ROUNDING * np.abs(reference).max()
+        ours, theirs = (masks[key] > 0) & decided, (reference > 0) & decided
         union = (ours | theirs).sum()
         worst_iou = min(worst_iou, (ours & theirs).sum() / union if union else 1.0)
         error = np.abs(masks[key] - reference).max() / np.abs(reference).max()
