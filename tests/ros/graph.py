@@ -83,7 +83,7 @@ OrtRunner._run = compute_slowly
 
 
 class Process:
-    """An executable of the package, in a session of its own; its output goes to a file."""
+    """A module's `main`, in a session of its own; its output goes to a file."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Process:
         self.log = folder / f'{module}{self.namespace.replace("/", "_")}.log'
         settings = folder / f'{self.log.stem}.yaml'
         settings.write_text(json.dumps({'/**': {'ros__parameters': parameters}}))
-        run = f'{prelude}\nimport sys; from sam2_rt.ros.{module} import main; sys.exit(main())'
+        run = f'{prelude}\nimport sys; from {module} import main; sys.exit(main())'
         command = [sys.executable, '-c', run, '--ros-args', '--params-file', str(settings)]
         command += ['-r', f'__ns:={self.namespace}', *arguments]
         with self.log.open('wb') as log:
@@ -226,22 +226,31 @@ class Client:
         for name in ('mask', 'objects', 'presence'):
             eventually(lambda name=name: self.node.count_publishers(f'{self.name}/{name}'))
 
-    def send_image(self, pixels: np.ndarray, stamp: int | None = None) -> int:
+    def send_image(
+        self, pixels: np.ndarray, stamp: int | None = None, encoding: str = 'rgb8'
+    ) -> int:
         stamp = time.time_ns() if stamp is None else stamp
-        self.images.publish(image_from(pixels, 'rgb8', header(stamp, 'camera')))
+        self.images.publish(image_from(pixels, encoding, header(stamp, 'camera')))
         return stamp
 
-    def track(self, pixels: np.ndarray, stamp: int | None = None, seconds: float = 10.0) -> int:
+    def track(
+        self,
+        pixels: np.ndarray,
+        stamp: int | None = None,
+        encoding: str = 'rgb8',
+        patience: float = 0.5,
+    ) -> int:
         """Sends an image until its mask and objects have come back; returns its stamp.
 
-        The image topic is best effort, so one that is lost at discovery is sent again.
+        The image topic is best effort, so one that is lost at discovery is sent again after so
+        many seconds. Where that one was only slow, the node tracks it twice.
         """
         stamp = time.time_ns() if stamp is None else stamp
-        end = time.monotonic() + seconds
+        end = time.monotonic() + 20 * patience
         while stamp not in self.masks or stamp not in self.objects:
-            assert time.monotonic() < end, f'no result for an image within {seconds} s'
-            self.send_image(pixels, stamp)
-            again = time.monotonic() + 0.5
+            assert time.monotonic() < end, f'no result for an image within {20 * patience} s'
+            self.send_image(pixels, stamp, encoding)
+            again = time.monotonic() + patience
             while time.monotonic() < min(again, end) and not (
                 stamp in self.masks and stamp in self.objects
             ):
@@ -293,7 +302,7 @@ def running(
     folder: Path, parameters: dict[str, Any], *arguments: str, prelude: str = ''
 ) -> Iterator[tuple[Process, Client]]:
     """A tracker node and a client of it; both are gone afterwards."""
-    process = Process('node', folder, parameters, *arguments, prelude=prelude)
+    process = Process('sam2_rt.ros.node', folder, parameters, *arguments, prelude=prelude)
     client = Client(process.namespace)
     try:
         yield process, client

@@ -1,23 +1,13 @@
-"""Late prompts, a detector's boxes, and real clips through the graph."""
+"""Late prompts and a detector's boxes."""
 
 import time
-from pathlib import Path
 
-import cv2
 import numpy as np
-import pytest
 from vision_msgs.msg import Detection2DArray
 
-from sam2_rt.config import TrackerConfig
-from sam2_rt.postprocess import label_image
 from sam2_rt.ros.convert import header
-from sam2_rt.runtime.select import open_runner
-from sam2_rt.tracker import Tracker
-from sam2_rt.types import BoxPrompt, Frame
-from tests.ros.graph import GREEN, RED, REPOSITORY, detection, eventually, scene
+from tests.ros.graph import GREEN, RED, detection, eventually, scene
 
-CLIPS = REPOSITORY.parent / 'shared' / 'clips'
-MICRO = REPOSITORY / 'engines' / 'micro'
 PERIOD_NS = 33_333_333
 
 
@@ -95,44 +85,3 @@ def test_a_detector_starts_and_finds_objects_again(start) -> None:
     detect(detection(300, 120, 60, 60, **cup), stamp=back)
     process.logged("object '1' prompted on the newest frame", 5)
     eventually(lambda: process.text().count("object '1' prompted") == 2)
-
-
-@pytest.mark.parametrize(
-    ('name', 'box'),
-    [('coffee_mug', (802, 418, 990, 616)), ('cups_ball', (366, 428, 436, 500))],
-)
-def test_a_real_clip_gives_what_the_tracker_gives_without_ros(
-    start, tiny_engine: Path, name: str, box: tuple[int, int, int, int]
-) -> None:
-    path = CLIPS / f'{name}.mp4'
-    if not path.is_file():
-        pytest.skip(f'{path.name} is not here; put the real clips into {CLIPS} to run this')
-    engine = MICRO if (MICRO / 'manifest.json').is_file() else tiny_engine
-    frames, stamps = frames_of(path, 40), [(k + 1) * PERIOD_NS for k in range(40)]
-
-    process, client = start(engine=str(engine), precision='fp32')
-    client.connected()
-    client.track(frames[0], stamps[0])
-    x0, y0, x1, y1 = box
-    prompt = detection((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, id='it')
-    client.prompt(prompt)
-    process.logged("object 'it' prompted")
-
-    with open_runner(engine, 'onnxruntime', precision='fp32', threads=1) as runner:
-        tracker = Tracker(runner, TrackerConfig(max_objects=1))
-        tracker.step(Frame(frames[0], stamps[0]))
-        tracker.add_prompt(BoxPrompt(box), 'it')
-        for image, stamp in zip(frames[1:], stamps[1:], strict=True):
-            client.track(image, stamp)
-            expected = tracker.step(Frame(image, stamp))
-            assert np.array_equal(client.labels(stamp), label_image(expected))
-            (listed,) = client.objects[stamp].detections
-            probability = listed.results[0].hypothesis.score
-            assert probability == pytest.approx(expected.objects[0].presence.probability, abs=1e-6)
-
-
-def frames_of(path: Path, count: int) -> list[np.ndarray]:
-    capture = cv2.VideoCapture(str(path))
-    frames = [np.ascontiguousarray(capture.read()[1][..., ::-1]) for _ in range(count)]
-    capture.release()
-    return frames

@@ -35,7 +35,9 @@ def images(ros, tmp_path: Path):
     started = []
 
     def start(**parameters):
-        process = Process('video_source', tmp_path, {'wait_for_subscriber': True, **parameters})
+        process = Process(
+            'sam2_rt.ros.video_source', tmp_path, {'wait_for_subscriber': True, **parameters}
+        )
         client = Client(process.namespace)
         came: list = []
         started.append((process, client))
@@ -71,7 +73,7 @@ def test_a_file_is_played_again_and_again_at_its_own_rate(images, clip: Path) ->
     ('source', 'words'), [('', 'source: expected a video file'), ('/none.mp4', '/none.mp4')]
 )
 def test_a_source_that_cannot_be_opened_ends_with_the_reason(ros, tmp_path, source, words) -> None:
-    process = Process('video_source', tmp_path, {'source': source})
+    process = Process('sam2_rt.ros.video_source', tmp_path, {'source': source})
     assert process.popen.wait(20) == 1
     assert words in process.text()
     assert 'Traceback' not in process.text()
@@ -82,7 +84,7 @@ def test_the_recorder_writes_video_lines_and_latency(start, tmp_path: Path) -> N
     client.connected()
     folder = tmp_path / 'record'
     settings = {'folder': str(folder)}
-    recorder = Process('recorder', tmp_path, settings, namespace=node.namespace)
+    recorder = Process('sam2_rt.ros.recorder', tmp_path, settings, namespace=node.namespace)
     eventually(lambda: client.node.count_subscribers(f'{client.name}/overlay'))
     eventually(lambda: client.node.count_subscribers(f'{client.name}/objects') == 2)
     client.track(BOTH)
@@ -118,7 +120,7 @@ def test_the_recorder_writes_video_lines_and_latency(start, tmp_path: Path) -> N
 def test_a_recorder_that_cannot_write_ends_with_the_reason(ros, tmp_path: Path) -> None:
     blocked = tmp_path / 'blocked'
     blocked.write_text('a file, not a folder')
-    process = Process('recorder', tmp_path, {'folder': str(blocked)})
+    process = Process('sam2_rt.ros.recorder', tmp_path, {'folder': str(blocked)})
     assert process.popen.wait(20) == 1
     assert f'{blocked} cannot be written' in process.text()
     assert 'Traceback' not in process.text()
