@@ -22,7 +22,7 @@ class HeldFrame:
         frame_index: the tracker's count.
         stamp_ns: the source's stamp.
         size: source image (height, width).
-        image: (1, S, S, 3) uint8 network input.
+        image: (1, S, S, 3) uint8 network input, as Runner.upload gave it.
         features: the encode graph's outputs; None until something needs them.
         low_res_masks: by object_id, the logits tracked on this frame: a correction builds on them.
     """
@@ -30,7 +30,7 @@ class HeldFrame:
     frame_index: int
     stamp_ns: int
     size: tuple[int, int]
-    image: NDArray[np.uint8]
+    image: Array
     features: dict[str, Array] | None = None
     low_res_masks: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_rt.errors import PromptError
 from sam2_rt.held import HeldFrame
 from sam2_rt.memory import MemoryBank
 from sam2_rt.postprocess import image_mask
@@ -71,7 +72,7 @@ class Prompter:
         """Checks a prompt against its frame. Clicks join earlier ones on the same frame.
 
         Raises:
-            PromptError: see network_points and network_mask.
+            PromptError: see network_points and network_mask; or more points than the engine takes.
         """
         size, network = held.size, self._runner.manifest.image_size
         if isinstance(prompt, MaskPrompt):
@@ -85,6 +86,13 @@ class Prompter:
         ):
             points = np.concatenate([before.points, points])
             labels = np.concatenate([before.labels, labels])
+        most = self._runner.max_points
+        if most is not None and len(points) > most:
+            raise PromptError(
+                f'object {object_id!r}: {len(points)} points on one frame, earlier clicks and two '
+                f'per box counted, but {self._runner.info.backend} takes at most {most}; give '
+                'fewer, or start over with a box or a mask'
+            )
         previous = held.low_res_masks.get(object_id)
         return ClickRequest(self._runner, held.frame_index, points, labels, previous)
 

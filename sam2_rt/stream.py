@@ -2,7 +2,8 @@
 
 Frames and commands go in from any thread; results come out by callback, in the worker's thread.
 A frame that is not taken before the next one arrives is dropped and counted, so latency never
-builds up: it is at most one frame's wait plus one frame's work.
+builds up: it is at most one frame's wait plus one frame's work. Nor is a frame prepared while an
+older one is tracked, as those of a file are (lookahead.py): it might yet be replaced.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from copy import copy
+from dataclasses import dataclass
 from itertools import count as count_up
 from math import isfinite
 
@@ -35,10 +36,25 @@ from sam2_rt.types import (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedFrame:
+    """A frame on its way into the network; Tracker.prepare makes it.
+
+    Attributes:
+        frame: as the source gave it.
+        image: (1, S, S, 3) uint8 network input, as Runner.upload gave it.
+        seconds: what preparing took.
+    """
+
+    frame: Frame
+    image: Array
+    seconds: float
+
+
 class Tracker:
     """Tracks prompted objects through a stream with bounded memory and bounded work per frame.
 
-    Not thread safe: one thread owns it.
+    Not thread safe: one thread owns it. Only `prepare` may be called from one other thread.
 
     Args:
         runner: executes the engine's graphs.
@@ -66,6 +82,7 @@ class Tracker:
             )
         self._runner = runner
         self._config = config
+        self._clock = clock
         self._timer = StageTimer(clock)
         self._held = HeldFrames(
             manifest, config.held_frames, config.held_megabytes, config.max_objects
@@ -108,17 +125,35 @@ class Tracker:
         """Runs every graph once, so that the first frame is not the slowest."""
         self._runner.warm_up()
 
-    def step(self, frame: Frame) -> TrackResult:
+    def prepare(self, frame: Frame) -> PreparedFrame:
+        """Makes a frame ready for `step`, and starts its upload where the engine is on a GPU.
+
+        It depends on nothing that `step` changes: while one frame is tracked, another thread may
+        prepare the next one (`lookahead.prepared_frames` does).
+
+        Raises:
+            BackendError: the device failed.
+        """
+        start = self._clock()
+        image = self._runner.upload(network_image(frame, self.manifest.image_size))
+        return PreparedFrame(frame, image, self._clock() - start)
+
+    def step(self, frame: Frame | PreparedFrame) -> TrackResult:
         """Tracks all objects on the next frame.
 
+        Args:
+            frame: the frame, prepared or not.
+
         Returns:
-            The objects that are caught up with this frame, in the order they were added.
+            The objects that are caught up with this frame, in the order they were added. Their
+            stage_seconds count preparing as 'preprocess', whenever that was.
 
         Raises:
             BackendError: the engine failed; what was remembered before is kept.
         """
-        with self._timer.stage('preprocess'):
-            image = network_image(frame, self.manifest.image_size)
+        prepared = frame if isinstance(frame, PreparedFrame) else self.prepare(frame)
+        self._timer.add('preprocess', prepared.seconds)
+        frame, image = prepared.frame, prepared.image
         self._frame_index += 1
         size = (frame.height, frame.width)
         held = HeldFrame(self._frame_index, frame.stamp_ns, size, image)
@@ -163,8 +198,9 @@ class Tracker:
                 0 is the newest frame.
 
         Raises:
-            PromptError: no frame yet, a prompt outside its frame, too many objects, a frame that
-                is no longer held, or an answer that is not finite. Nothing has changed then.
+            PromptError: no frame yet, a prompt outside its frame, too many objects or points, a
+                frame that is no longer held, or an answer that is not finite. Nothing has changed
+                then.
         """
         held = self._frame_for(stamp_ns)
         if object_id is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from sam2_rt.cli.progress import Progress, interruptible, say
 from sam2_rt.cli.prompts import PromptRequest
 from sam2_rt.config import TrackerConfig
 from sam2_rt.errors import ConfigError, PromptError, SourceError
+from sam2_rt.lookahead import prepared_frames
 from sam2_rt.sources import Source, open_source
 from sam2_rt.timing import Rolling
-from sam2_rt.tracker import Tracker
+from sam2_rt.tracker import PreparedFrame, Tracker
 from sam2_rt.types import TrackResult
 
 DESCRIPTION = f"""\
@@ -151,7 +152,8 @@ class _Session:
         progress = Progress(self.source.frame_count)
         with interruptible(self.source) as interruption:
             try:
-                self._track(progress)
+                with prepared_frames(self.source, self.tracker) as frames:
+                    self._track(frames, progress)
             except SourceError as error:
                 if not self.frames:
                     raise
@@ -169,13 +171,13 @@ class _Session:
             return INTERRUPTED
         return 0
 
-    def _track(self, progress: Progress) -> None:
+    def _track(self, frames: Iterator[tuple[int, PreparedFrame]], progress: Progress) -> None:
         waiting = deque(sorted(self.requests, key=lambda request: request.frame))
         stamps: dict[int, int] = {}  # of the frames that prompts are for
-        for frame in self.source:
+        for position, prepared in frames:
             start = time.perf_counter()
-            position = self.source.position
-            result = self.tracker.step(frame)
+            frame = prepared.frame
+            result = self.tracker.step(prepared)
             for request in waiting:
                 if request.frame <= position:
                     stamps.setdefault(request.frame, frame.stamp_ns)
@@ -184,7 +186,7 @@ class _Session:
                 # A stamp of 0 would mean the newest frame.
                 stamp_ns = max(1, stamps[request.frame]) if self.prompt_delay else None
                 result = self._prompt(request, result, stamp_ns)
-            self.seconds.add(time.perf_counter() - start)
+            self.seconds.add(prepared.seconds + time.perf_counter() - start)
             age_s = (time.time_ns() - frame.stamp_ns) / 1e9 if self.source.live else None
             self.outputs.write(frame, result, position, age_s)
             self.frames += 1

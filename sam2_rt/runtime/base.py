@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sam2_rt.errors import BackendError
 from sam2_rt.runtime.manifest import GraphSpec, Manifest
@@ -30,7 +31,7 @@ class Runner(ABC):
     `run` checks names, dtypes and shapes against the manifest, then calls the backend's `_run`.
     Outputs belong to the caller and stay valid until dropped. Outputs that the manifest calls
     resident, and buffers from `allocate`, live where the engine runs and are passed on as they
-    are; all others are NumPy arrays. A runner is used from one thread at a time.
+    are; all others are NumPy arrays. A runner is used from one thread at a time, but for `upload`.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -48,6 +49,22 @@ class Runner(ABC):
     @abstractmethod
     def copy(self, destination: Array, source: Array) -> None:
         """Copies between resident arrays (or views on their leading axes) of equal shape."""
+
+    def upload(self, image: NDArray[np.uint8]) -> Array:
+        """Starts to bring an image to where `encode` will read it; give `run` what it returns.
+
+        One other thread may do so for the next frame while this one's graphs run. Here the image
+        is there already.
+
+        Args:
+            image: (1, S, S, 3) uint8 RGB; it must not change afterwards.
+        """
+        return image
+
+    @property
+    def max_points(self) -> int | None:
+        """Most points `prompt` takes for one object, box corners counted; None for no limit."""
+        return None
 
     @abstractmethod
     def _run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""The CUDA driver through ctypes: one device's primary context and one stream.
+"""The CUDA driver through ctypes: one device's primary context and its streams.
 
 The two dozen calls that a runner needs are made directly, because nothing else on a robot has all
 of them: the Python packages for CUDA either must be compiled on the target or lack stream capture.
@@ -43,6 +43,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     'cuStreamCreate': (_POINTER(c_void_p), c_uint),
     'cuStreamDestroy_v2': (c_void_p,),
     'cuStreamSynchronize': (c_void_p,),
+    'cuStreamWaitEvent': (c_void_p, c_void_p, c_uint),
     'cuStreamBeginCapture_v2': (c_void_p, c_int),
     'cuStreamEndCapture': (c_void_p, _POINTER(c_void_p)),
     'cuGraphInstantiateWithFlags': (_POINTER(c_void_p), c_void_p, c_uint64),
@@ -61,6 +62,7 @@ _OUT_OF_MEMORY = 2
 _LOST = frozenset({4, 46, 201, 214, 219, 220, 700, 702, 709, 710, *range(714, 722), 999})
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
 _NON_BLOCKING = 1
+_NO_TIMING = 2  # an event for order alone is cheaper
 _CAPTURE_THREAD_LOCAL = 1  # what other threads do with CUDA must not spoil a capture
 _NO_DRIVER = (
     'install the NVIDIA driver, on a container start it with the NVIDIA runtime (--gpus all), or '
@@ -170,11 +172,25 @@ def describe(library: Any, ordinal: int = 0) -> Device:
     )
 
 
-class Cuda:
-    """One device, its primary context, and one non-blocking stream on which everything happens.
+def gpu_name() -> str:
+    """The GPU and its driver, to file away what was measured with them; '' where there is none."""
+    try:
+        device = describe(load_driver())
+    except BackendError:
+        return ''
+    major, minor = device.compute_capability
+    return (
+        f'{device.name}, sm_{major}{minor}, {device.multiprocessors} multiprocessors, driver for '
+        f'CUDA {device.driver_version}'
+    )
 
-    Methods whose name ends in _async only enqueue. Apart from construction and `close`, calls are
-    made inside `with cuda.current():`, on any one thread at a time.
+
+class Cuda:
+    """One device, its primary context, and a non-blocking stream on which everything happens.
+
+    Methods whose name ends in _async only enqueue; those that take a `stream` do so on another one
+    if it is given. Apart from construction and `close`, calls are made inside
+    `with cuda.current():`, for one stream on one thread at a time.
 
     Args:
         library: libcuda, from `load_driver`.
@@ -183,15 +199,14 @@ class Cuda:
 
     def __init__(self, library: Any, ordinal: int = 0) -> None:
         self._library = library
-        device, context, stream = c_int(), c_void_p(), c_void_p()
+        device, context = c_int(), c_void_p()
         self._call('cuDeviceGet', byref(device), ordinal)
         self._ordinal = device.value
         self.device = describe(library, ordinal)
         self._call('cuDevicePrimaryCtxRetain', byref(context), self._ordinal)
         self._context = context
         with self.current():
-            self._call('cuStreamCreate', byref(stream), _NON_BLOCKING)
-        self._stream = stream
+            self._stream = self.new_stream()
 
     def _call(self, name: str, *arguments: Any, doing: str = '') -> None:
         _check(self._library, name, *arguments, doing=doing)
@@ -208,7 +223,7 @@ class Cuda:
     @property
     def stream(self) -> int:
         """The stream's handle, as TensorRT takes it."""
-        return int(self._stream.value or 0)
+        return self._stream
 
     def free_bytes(self) -> int:
         """Device memory that is free now, as the driver counts it."""
@@ -238,10 +253,11 @@ class Cuda:
     def free_pinned(self, array: NDArray[np.uint8]) -> None:
         self._call('cuMemFreeHost', array.ctypes.data)
 
-    def upload_async(self, destination: int, source: NDArray[np.uint8]) -> None:
-        self._call(
-            'cuMemcpyHtoDAsync_v2', destination, source.ctypes.data, source.nbytes, self._stream
-        )
+    def upload_async(
+        self, destination: int, source: NDArray[np.uint8], stream: int | None = None
+    ) -> None:
+        on = stream or self._stream
+        self._call('cuMemcpyHtoDAsync_v2', destination, source.ctypes.data, source.nbytes, on)
 
     def download_async(self, destination: NDArray[np.uint8], source: int) -> None:
         self._call(
@@ -260,9 +276,40 @@ class Cuda:
 
     # -- order -----------------------------------------------------------------------------------
 
-    def synchronise(self) -> None:
-        """Waits until everything enqueued so far is done."""
-        self._call('cuStreamSynchronize', self._stream, doing='run what was enqueued')
+    def synchronise(self, stream: int | None = None) -> None:
+        """Waits until everything a stream was given so far is done."""
+        on = stream or self._stream
+        self._call('cuStreamSynchronize', on, doing='run what was enqueued')
+
+    def new_stream(self) -> int:
+        """A stream that runs beside the others; see `mark_async` for order between them."""
+        stream = c_void_p()
+        self._call('cuStreamCreate', byref(stream), _NON_BLOCKING)
+        return stream.value or 0
+
+    def destroy_stream(self, stream: int) -> None:
+        self._call('cuStreamDestroy_v2', stream)
+
+    def new_mark(self) -> int:
+        """An event that `mark_async` puts into a stream; until then, waiting for it is no wait."""
+        event = c_void_p()
+        self._call('cuEventCreate', byref(event), _NO_TIMING)
+        return event.value or 0
+
+    def mark_async(self, mark: int, stream: int | None = None) -> None:
+        """Moves a mark behind everything that a stream was given so far."""
+        self._call('cuEventRecord', mark, stream or self._stream)
+
+    def wait_async(self, mark: int, stream: int | None = None) -> None:
+        """Lets what a stream is given from now on wait, on the device, for a mark."""
+        self._call('cuStreamWaitEvent', stream or self._stream, mark, 0)
+
+    def wait(self, mark: int) -> None:
+        """Waits until everything before a mark is done."""
+        self._call('cuEventSynchronize', mark, doing='run what was enqueued')
+
+    def destroy_mark(self, mark: int) -> None:
+        self._call('cuEventDestroy_v2', mark)
 
     @contextmanager
     def capture(self) -> Iterator[list[int]]:
@@ -315,9 +362,9 @@ class Cuda:
         return float(elapsed.value)
 
     def close(self) -> None:
-        """Destroys the stream; memory must have been freed before.
+        """Destroys the stream; memory and other streams must have been given back before.
 
         The primary context stays: TensorRT keeps things in it until the process ends.
         """
         with self.current():
-            self._call('cuStreamDestroy_v2', self._stream)
+            self.destroy_stream(self._stream)

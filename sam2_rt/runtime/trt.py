@@ -5,7 +5,7 @@ changes, so that a run can be captured as a CUDA graph. Per run, host inputs go 
 memory into their slots; the memory bank is read where it is; outputs the host wants come back
 through pinned memory, the others are copied, on the device, into an array that is the caller's.
 All of it is on one stream, and only a run with host outputs waits for it, once: a frame is two
-launches and one wait.
+launches and one wait. Images may come ahead, on a stream of their own: see uploads.py.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from sam2_rt.runtime.trt_execution import (
     scratch_bytes,
 )
 from sam2_rt.runtime.trt_library import TensorRT, import_tensorrt
+from sam2_rt.runtime.uploads import StagedImage, Uploads
 from sam2_rt.types import Array
 
 _ALIGNMENT = 256  # TensorRT's for addresses of inputs and outputs
@@ -110,6 +111,7 @@ class TrtRunner(Runner):
         self._executions: OrderedDict[tuple[str, int, int], Execution] = OrderedDict()
         self._slots: dict[str, _Slot] = {}
         self._pool = DevicePool(cuda)
+        self._uploads = Uploads(cuda, self._pool)
         self._closed = False
         try:
             with cuda.current():
@@ -144,6 +146,7 @@ class TrtRunner(Runner):
         for name, nbytes in sizes.items():
             pinned = None if resident[name] else self._cuda.allocate_pinned(nbytes)
             self._slots[name] = _Slot(self._pool.array((nbytes,), 'uint8', fixed=True), pinned)
+        self._uploads.allocate(sizes['image'])
 
     @classmethod
     def precisions(cls, manifest: Manifest) -> tuple[str, ...]:
@@ -189,6 +192,14 @@ class TrtRunner(Runner):
     def cuda(self) -> Cuda:
         """The device, for measurements."""
         return self._cuda
+
+    @property
+    def max_points(self) -> int:
+        return MAX_POINTS
+
+    def upload(self, image: NDArray[np.uint8]) -> StagedImage:
+        self._require_open()
+        return self._uploads.stage(image)
 
     def allocate(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
         self._require_open()
@@ -263,7 +274,10 @@ class TrtRunner(Runner):
     def _give(self, tensor: TensorSpec, value: Array) -> int:
         """Makes an input readable by the graph; returns the address to read it at."""
         slot = self._slots[tensor.name]
-        if not isinstance(value, DeviceArray):
+        if isinstance(value, StagedImage):
+            if not self._uploads.copy_async(value, slot.array.address):
+                self._upload(tensor, slot, value.host)
+        elif not isinstance(value, DeviceArray):
             self._upload(tensor, slot, value)
         elif value.fixed and value.address % _ALIGNMENT == 0:
             return value.address
@@ -327,6 +341,7 @@ class TrtRunner(Runner):
         with suppress(DeviceLostError):
             with self._cuda.current():
                 self._cuda.synchronise()
+                self._uploads.close()
                 self._kernels.save()
                 for execution in self._executions.values():
                     execution.close()

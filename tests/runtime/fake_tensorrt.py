@@ -107,7 +107,7 @@ class FakeContext:
     def execute_async_v3(self, stream_handle: int) -> bool:
         trt = self.engine.trt
         trt.enqueues += 1
-        capturing = self.driver._capture is not None
+        capturing = self.driver.capturing is not None
         ready = set(self.addresses) == set(self.engine.tensors) and set(self.shapes) == set(
             self.engine.inputs
         )
@@ -128,7 +128,7 @@ class FakeContext:
                 found = self.driver.memory(addresses[name], value.nbytes)
                 found[:] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
 
-        return self.driver.enqueue('execute', work) == 0
+        return self.driver.enqueue('execute', work, stream_handle) == 0
 
 
 class FakeLogger:

@@ -11,19 +11,11 @@ import numpy as np
 import pytest
 
 from sam2_rt.errors import BackendError, DeviceMemoryError, EngineError
+from sam2_rt.runtime.build import build
 from sam2_rt.runtime.check import check_accuracy, load_clip
 from sam2_rt.runtime.manifest import load_manifest
 from sam2_rt.runtime.ort import OrtRunner
-
-pytest.importorskip('onnx', reason='the fake GPU runs ONNX graphs: pip install onnx')
-from sam2_rt.runtime.build import build
 from sam2_rt.runtime.trt import TrtRunner
-from tests.runtime.fake_tensorrt import install
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    return install(monkeypatch)
 
 
 def test_build_records_what_the_gate_measured(gpu: SimpleNamespace, engine_copy: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,81 +10,21 @@ import numpy as np
 import pytest
 
 from sam2_rt.config import TrackerConfig
-from sam2_rt.errors import BackendError, DeviceLostError, DeviceMemoryError, EngineError
-from sam2_rt.runtime.base import Runner
-from sam2_rt.runtime.manifest import Manifest, load_manifest
+from sam2_rt.errors import (
+    BackendError,
+    DeviceLostError,
+    DeviceMemoryError,
+    EngineError,
+    PromptError,
+)
+from sam2_rt.runtime.manifest import Manifest
 from sam2_rt.runtime.ort import OrtRunner
 from sam2_rt.runtime.plans import read_record
-from sam2_rt.tracker import Tracker
-from sam2_rt.types import BoxPrompt, Frame, PointPrompt, TrackResult
-
-pytest.importorskip('onnx', reason='the fake GPU runs ONNX graphs: pip install onnx')
-from sam2_rt.runtime.build import build
 from sam2_rt.runtime.trt import TrtRunner
+from sam2_rt.tracker import Tracker
+from sam2_rt.types import BoxPrompt, PointPrompt
 from tests.runtime.fake_driver import ILLEGAL_ADDRESS, OUT_OF_MEMORY
-from tests.runtime.fake_tensorrt import install
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    return install(monkeypatch)
-
-
-@pytest.fixture
-def manifest(gpu: SimpleNamespace, engine_copy: Path) -> Manifest:
-    """Of an engine folder whose plans are built."""
-    build(engine_copy)
-    gpu.driver.log.clear()
-    gpu.driver.calls.clear()
-    gpu.trt.enqueues = 0
-    return load_manifest(engine_copy)
-
-
-@pytest.fixture
-def runner(manifest: Manifest) -> Iterator[TrtRunner]:
-    with TrtRunner(manifest, 'fp32') as opened:
-        yield opened
-
-
-def frames(count: int) -> Iterator[Frame]:
-    """Two squares on grey: one moves and hides at times, one stands still."""
-    for index in range(count):
-        image = np.full((64, 64, 3), 128, np.uint8)
-        image[44:60, 8:24] = (20, 220, 30)
-        if index % 11 < 9:
-            x = 4 * (index % 9)
-            image[12:28, x : x + 16] = (200, 90, 40)
-        yield Frame(image, index * 33_000_000)
-
-
-def play(runner: Runner, count: int = 24) -> list[TrackResult]:
-    """A session with everything in it: two objects, a correction, a late prompt, a removal."""
-    tracker = Tracker(runner, TrackerConfig(max_objects=3, held_frames=6))
-    results = []
-    for index, frame in enumerate(frames(count)):
-        results.append(tracker.step(frame))
-        if index == 0:
-            tracker.add_prompt(BoxPrompt((0, 12, 16, 28)), 'moving')
-        elif index == 4:
-            tracker.add_prompt(PointPrompt((16, 52)), 'still')
-        elif index == 6:
-            tracker.add_prompt(PointPrompt([(20, 20), (40, 40)], [1, 0]), 'moving')
-        elif index == 12:
-            mask = np.zeros((64, 64), bool)
-            mask[44:60, 8:24] = True
-            tracker.add_prompt(PointPrompt((16, 52)), 'late', stamp_ns=8 * 33_000_000)
-        elif index == 18:
-            tracker.remove_object('moving')
-    return results
-
-
-def assert_same(ours: list[TrackResult], theirs: list[TrackResult]) -> None:
-    for one, other in zip(ours, theirs, strict=True):
-        assert [x.object_id for x in one.objects] == [x.object_id for x in other.objects]
-        for a, b in zip(one.objects, other.objects, strict=True):
-            np.testing.assert_array_equal(a.low_res_masks, b.low_res_masks)
-            assert (a.object_score, a.iou_score) == (b.object_score, b.iou_score)
-
+from tests.runtime.sessions import assert_same, frames, play
 
 # -- results --------------------------------------------------------------------------------------
 
@@ -129,11 +67,15 @@ def test_frame_is_two_launches_and_one_wait(gpu: SimpleNamespace, runner: TrtRun
     assert 'execute' not in log
     assert gpu.trt.enqueues == 0
     assert gpu.driver.calls['cuMemAlloc_v2'] == allocated
-    # The image and two index vectors go in; masks, two scores and the norm come out.
-    assert log.count('upload') == 3 * 8
+    # The image goes in on the second stream, two index vectors on the first; masks, two scores
+    # and the norm come out.
+    assert log.count('upload on 2') == 8
+    assert log.count('upload') == 2 * 8
     assert log.count('download') == 4 * 8
-    # What else there is are copies on the device, to the caller and into the bank's slots.
-    assert set(log) == {'launch', 'synchronise', 'upload', 'download', 'copy'}
+    # What else there is are copies on the device, to the caller and into the bank's slots, and
+    # streams that wait for each other.
+    rest = {'launch', 'synchronise', 'download', 'upload', 'upload on 2'}
+    assert set(log) - rest == {'copy', 'wait', 'wait on 2'}
 
 
 def test_memory_stays_flat(gpu: SimpleNamespace, runner: TrtRunner) -> None:
@@ -311,9 +253,21 @@ def test_no_context_says_so(gpu: SimpleNamespace, runner: TrtRunner) -> None:
 def test_too_many_points(manifest: Manifest, runner: TrtRunner) -> None:
     tracker = Tracker(runner, TrackerConfig(max_objects=1))
     tracker.step(next(frames(1)))
+    with pytest.raises(PromptError, match='33 points on one frame.*tensorrt takes at most 32'):
+        tracker.add_prompt(PointPrompt(np.full((33, 2), 20), 1))
+    assert tracker.objects == ()
+    tracker.add_prompt(BoxPrompt((8, 44, 24, 60), np.full((30, 2), 50), np.ones(30)), 'box')
+    with pytest.raises(PromptError, match="object 'box': 33 points.*earlier clicks"):
+        tracker.add_prompt(PointPrompt((16, 52)), 'box')
+    tracker.add_prompt(BoxPrompt((8, 44, 24, 60)), 'box')  # starts over
+    inputs = {**blank(manifest, runner, 0.0), 'previous_logits': np.zeros((1, 16, 16), 'f4')}
+    inputs |= {
+        'point_coords': np.zeros((1, 33, 2), np.float32),
+        'point_labels': np.ones((1, 33), np.int32),
+        'has_previous': np.zeros(1, np.int32),
+    }
     with pytest.raises(BackendError, match='fewer points'):
-        tracker.add_prompt(PointPrompt(np.full((40, 2), 20), 1))
-    tracker.add_prompt(PointPrompt((16, 52)))
+        runner.run('prompt', inputs)
 
 
 def test_host_array_for_a_resident_input(runner: TrtRunner) -> None:
