@@ -195,6 +195,20 @@ def test_stage_times_are_the_clocks(runner):
     assert second == {'preprocess': 1, 'encode': 1, 'track': 1, 'postprocess': 1}
 
 
+def test_preparing_counts_for_the_frame_that_was_prepared(runner):
+    ticks = iter([0.0, 5.0, 10.0, 13.0, *range(20, 40)])
+    tracker = Tracker(runner, TrackerConfig(max_objects=1), clock=lambda: float(next(ticks)))
+    first = tracker.prepare(scene((20, 20, RED)))
+    second = tracker.prepare(scene((20, 20, RED), index=1))  # before the first is tracked
+    assert tracker.frame_index == -1
+    assert tracker.step(first).stage_seconds == {'preprocess': 5, 'postprocess': 1}
+    result = tracker.step(second)
+    assert result.stage_seconds == {'preprocess': 3, 'postprocess': 1}
+    assert result.stamp_ns == second.frame.stamp_ns
+    plain = tracker.step(scene((20, 20, RED), index=2))
+    assert plain.stage_seconds == {'preprocess': 1, 'postprocess': 1}
+
+
 def test_warm_up_runs_every_graph_and_leaves_no_trace(runner, tracker):
     tracker.warm_up()
     assert {name for name, _ in runner.calls} == {'encode', 'track', 'prompt', 'prompt_mask'}
