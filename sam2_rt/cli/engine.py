@@ -12,7 +12,7 @@ from sam2_rt.runtime.select import AUTO, BACKENDS, PRECISIONS, open_runner
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --engine, --backend, --precision, --build-plans and --threads."""
+    """Adds --engine, --backend, --precision, --remeasure, --build-plans and --threads."""
     group = parser.add_argument_group('engine')
     group.add_argument(
         '--engine',
@@ -34,6 +34,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help='arithmetic (default: the fastest that gives the right masks)',
     )
     group.add_argument(
+        '--remeasure',
+        action='store_true',
+        help='measure again which backend and precision that is; it is remembered otherwise',
+    )
+    group.add_argument(
         '--build-plans',
         action='store_true',
         help='build TensorRT plans first, if this machine has none (see `sam2_rt build`)',
@@ -52,7 +57,13 @@ def open_engine(args: argparse.Namespace) -> Runner:
     if args.build_plans:
         build(folder, progress=say)
     with telling():  # finding the fastest backend takes a while, the first time
-        runner = open_runner(folder, args.backend, precision=args.precision, threads=args.threads)
+        runner = open_runner(
+            folder,
+            args.backend,
+            precision=args.precision,
+            threads=args.threads,
+            remeasure=args.remeasure,
+        )
     manifest, info = runner.manifest, runner.info
     say(
         f'engine {folder.name}: {manifest.variant}, {manifest.image_size} pixels, on '

@@ -17,6 +17,7 @@ from sam2_rt.errors import BackendError, ConfigError, Sam2RtError
 from sam2_rt.runtime.base import Runner
 from sam2_rt.runtime.check import REQUIRED_IOU, Accuracy, check_accuracy, load_clip
 from sam2_rt.runtime.cpu import cpu_name, usable_cores
+from sam2_rt.runtime.cuda import gpu_name
 from sam2_rt.runtime.manifest import FILE_NAME, Manifest, load_manifest, sha256
 from sam2_rt.timing import Clock
 
@@ -72,7 +73,7 @@ def open_runner(
     Where `backend` or `precision` is 'auto' and leaves a choice, every candidate replays the
     engine's check clip; the fastest of those whose masks agree with the fp32 reference (mean IoU
     >= 0.99) is taken. What was found is kept in the user's cache folder until engine, processor,
-    threads or a backend's version change.
+    GPU, threads or a backend's version change.
 
     Args:
         folder: an engine folder.
@@ -215,6 +216,7 @@ class ChoiceCache:
         self._key = {
             'engine': sha256(manifest.folder / FILE_NAME),
             'cpu': cpu_name(),
+            'gpu': gpu_name(),
             'threads': threads or usable_cores(),
             'candidates': {str(c): _runner_class(c.backend).version() for c in candidates},
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sam2_rt.cli.bench import _drift, _grid, _made_up, _Repeated
+from sam2_rt.runtime import select
 from sam2_rt.sources import Paced, Source
 from sam2_rt.tracker import Tracker
 from tests.cli.conftest import HEIGHT, WIDTH
@@ -48,6 +49,19 @@ def test_the_report(bench, video, monkeypatch):
     assert parts <= stages['frame']['mean'] < 1000 / report['fps'] * 1.01
     for text in ('fp32', '30 frames of 160x120', '3 objects', 'p99', '0 dropped', 'MB in all'):
         assert text in result.out
+
+
+def test_what_was_measured_is_remembered_until_told_otherwise(run, tiny_engine, monkeypatch):
+    measured = []
+    check = select.check_accuracy
+    monkeypatch.setattr(
+        select, 'check_accuracy', lambda *given: (measured.append(given), check(*given))[1]
+    )
+    monkeypatch.setattr(select, 'BACKENDS', {'onnxruntime': select.BACKENDS['onnxruntime']})
+    words = ('bench', '--engine', tiny_engine, '--threads', 1, '--frames', 1, '--warm-up', 1)
+    for more, expected in (([], 1), ([], 1), (['--remeasure'], 2), ([], 2)):
+        assert run(*words, *more).status == 0
+        assert len(measured) == expected
 
 
 def test_a_steady_rate_counts_drops_and_ages(bench):

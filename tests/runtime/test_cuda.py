@@ -10,7 +10,7 @@ import pytest
 
 from sam2_rt.errors import BackendError, DeviceLostError, DeviceMemoryError
 from sam2_rt.runtime import cuda as module
-from sam2_rt.runtime.cuda import Cuda, Device, describe, load_driver, probe
+from sam2_rt.runtime.cuda import Cuda, Device, describe, gpu_name, load_driver, probe
 from sam2_rt.runtime.device_array import DevicePool
 from tests.runtime.fake_driver import OUT_OF_MEMORY, FakeDriver
 
@@ -56,6 +56,25 @@ def test_driver_without_a_device(driver: FakeDriver) -> None:
 def test_device_is_described_without_a_context(driver: FakeDriver) -> None:
     assert describe(driver) == Device('Fake GPU', (8, 7), 8, '12.2')
     assert 'cuDevicePrimaryCtxRetain' not in driver.calls
+
+
+def test_a_gpu_s_name_tells_it_and_its_driver_from_others(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, 'load_driver', lambda: driver)
+    assert gpu_name() == 'Fake GPU, sm_87, 8 multiprocessors, driver for CUDA 12.2'
+    driver.name = b'Other GPU'
+    assert gpu_name().startswith('Other GPU, ')
+    driver.fail['cuDeviceGet'] = 999
+    assert gpu_name() == ''
+
+
+def test_machine_without_a_gpu_has_no_name_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Any:
+        raise BackendError('libcuda.so.1 cannot be loaded')
+
+    monkeypatch.setattr(module, 'load_driver', missing)
+    assert gpu_name() == ''
 
 
 def test_every_function_called_has_a_signature(driver: FakeDriver) -> None:

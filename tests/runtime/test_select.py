@@ -262,13 +262,16 @@ def test_it_is_measured_again_when_what_matters_changes(measured, change):
     assert len(machine.opened) > 1
 
 
-def test_it_is_measured_again_for_other_threads_and_processors(measured, monkeypatch):
+def test_it_is_measured_again_for_other_threads_processors_and_gpus(measured, monkeypatch):
     machine, folder = measured
     machine.open(folder, threads=usable_cores() + 1)
     assert len(machine.opened) > 1
-    monkeypatch.setattr(select, 'cpu_name', lambda: 'another one')
-    machine.open(folder)
-    assert len(machine.opened) > 1
+    for name in ('cpu_name', 'gpu_name'):
+        monkeypatch.setattr(select, name, lambda: 'another one')
+        machine.open(folder)
+        assert len(machine.opened) > 1
+        machine.open(folder)
+        assert len(machine.opened) == 1
 
 
 @pytest.mark.parametrize(
