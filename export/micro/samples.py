@@ -1,20 +1,18 @@
-"""Training samples: generated stills and clips with targets, streamed from worker processes.
+"""Training samples: generated stills and clips with targets, as an endless stream.
 
 Scene n of a seed is always the same; a resumed run takes a new seed, so it never sees old scenes.
 """
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 
 from export.micro.scenes import DIFFICULTIES, Clip, generate
 
@@ -73,7 +71,7 @@ CLIPS = Recipe(length=8, objects=2, mix=(0.05, 0.45, 0.2, 0.15, 0.15), repeats=3
 _STILLS_PER_SCENE = 3
 
 
-class Samples(IterableDataset):
+class Samples:
     """Endless (frames, first_masks, targets, presence) of one clip each, as NumPy arrays.
 
     Args:
@@ -85,15 +83,8 @@ class Samples(IterableDataset):
         self.recipe, self.seed = recipe, seed
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        cv2.setNumThreads(1)
-        if worker:
-            os.nice(2)
-        number = first
-        while True:
+        for number in itertools.count():
             yield from self._scene(number)
-            number += step
 
     def _scene(self, number: int) -> Iterator[tuple[np.ndarray, ...]]:
         recipe, size = self.recipe, self.recipe.image_size

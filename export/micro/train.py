@@ -9,6 +9,8 @@ Interrupted, the same command goes on from the last checkpoint. `out/micro/micro
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import math
 import os
@@ -20,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from export.micro.curves import draw_curves
 from export.micro.initialise import initialise
+from export.micro.parallel import average_gradients, launch
 from export.micro.samples import CLIPS, STILLS, Batch, Recipe, Samples, collate
 from export.micro.unroll import Teaching, clip_loss
 from export.model import SAM2
@@ -43,7 +45,7 @@ class Phase:
         name: For the log.
         steps: Optimiser steps.
         recipe: What is shown.
-        clips: Clips per step.
+        clips: Clips per step and process.
         balance: `losses.mask_loss` balance at its start and end.
         forcing: `Teaching.forcing` at its start and end.
     """
@@ -106,11 +108,18 @@ class Average:
 
 
 class Trainer:
-    """Network, optimiser, average and step count: all that a checkpoint holds."""
+    """Network, optimiser, average and step count: all that a checkpoint holds.
 
-    def __init__(self, out: Path, peak: float, seed: int) -> None:
+    Args:
+        out: Folder of the run.
+        peak: Highest learning rate.
+        seed: Of the weights and of all that is shown.
+        rank: Of this process, see `parallel`; each sees scenes of its own.
+    """
+
+    def __init__(self, out: Path, peak: float, seed: int, rank: int = 0) -> None:
         torch.manual_seed(seed)
-        self.out, self.peak, self.seed, self.step = out, peak, seed, 0
+        self.out, self.peak, self.seed, self.rank, self.step = out, peak, seed, rank, 0
         self.model = SAM2(MICRO, IMAGE_SIZE, conditioning_slots=1)
         initialise(self.model)
         self.average = Average(self.model)
@@ -168,7 +177,7 @@ class Trainer:
         """One optimiser step."""
         for group in self.optimiser.param_groups:
             group['lr'] = rate
-        rng = np.random.default_rng((self.seed, self.step))
+        rng = np.random.default_rng((self.seed, self.step, self.rank))
         loss, log = clip_loss(self.model, batch, teaching, rng)
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -177,6 +186,7 @@ class Trainer:
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_LIMIT)
         self.optimiser.step()
         self.step += 1
@@ -184,22 +194,15 @@ class Trainer:
         return {'loss': float(loss.detach()), 'gradient': float(norm), **log}
 
 
-def stream(phase: Phase, seed: tuple[int, ...], workers: int) -> Iterator[Batch]:
+def stream(phase: Phase, seed: tuple[int, ...]) -> Iterator[Batch]:
     """Endless batches of a phase."""
-    samples = Samples(phase.recipe, seed)
-    prefetch = 4 if workers else None
-    loader = DataLoader(
-        samples,
-        batch_size=phase.clips,
-        collate_fn=collate,
-        num_workers=workers,
-        prefetch_factor=prefetch,
-    )
-    return iter(loader)
+    samples = iter(Samples(phase.recipe, seed))
+    while True:
+        yield collate(list(itertools.islice(samples, phase.clips)))
 
 
-def train(trainer: Trainer, phases: tuple[Phase, ...], workers: int) -> None:
-    """Runs the curriculum from the trainer's step to its end."""
+def train(trainer: Trainer, phases: tuple[Phase, ...]) -> None:
+    """Runs the curriculum from the trainer's step to its end; only rank 0 writes and prints."""
     total = sum(phase.steps for phase in phases)
     current, batches = None, None
     log: dict[str, list[float]] = defaultdict(list)
@@ -209,7 +212,7 @@ def train(trainer: Trainer, phases: tuple[Phase, ...], workers: int) -> None:
         if batches is None or phase is not current:
             current = phase
             trainer.resize(phase.recipe.image_size)
-            batches = stream(phase, (trainer.seed, trainer.step), workers)
+            batches = stream(phase, (trainer.seed, trainer.step, trainer.rank))
         teaching = Teaching(
             balance=float(np.interp(done, (0, 1), phase.balance)),
             forcing=float(np.interp(done, (0, 1), phase.forcing)),
@@ -217,6 +220,9 @@ def train(trainer: Trainer, phases: tuple[Phase, ...], workers: int) -> None:
         rate = learning_rate(trainer.peak, trainer.step, total)
         for name, value in trainer.learn(next(batches), teaching, rate).items():
             log[name].append(value)
+        if trainer.rank > 0:
+            log.clear()
+            continue
         if trainer.step % LOG_EVERY == 0:
             seconds = (time.monotonic() - began) / LOG_EVERY
             began = time.monotonic()
@@ -243,23 +249,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('out/micro'), help='folder of the run')
     parser.add_argument('--stills', type=int, default=3000, help='steps on single images')
-    parser.add_argument('--short', type=int, default=2000, help='steps on clips of 4 frames')
-    parser.add_argument('--long', type=int, default=2000, help='steps on clips of 8 frames')
-    parser.add_argument('--rate', type=float, default=1e-3, help='peak learning rate')
+    parser.add_argument('--short', type=int, default=1600, help='steps on clips of 4 frames')
+    parser.add_argument('--long', type=int, default=1500, help='steps on clips of 8 frames')
+    parser.add_argument('--rate', type=float, default=1.2e-3, help='peak learning rate')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--workers', type=int, default=1, help='processes that generate scenes')
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        '--processes',
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help='each learns from clips of its own, the gradients are averaged; '
+        'the result depends on their number',
+    )
     arguments = parser.parse_args()
-
-    torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(arguments.out, arguments.rate, arguments.seed)
+    try:
+        launch(arguments.processes, functools.partial(_work, arguments))
+    except KeyboardInterrupt:
+        raise SystemExit(
+            'interrupted: the same command goes on from the last checkpoint'
+        ) from None
+
+
+def _work(arguments: argparse.Namespace, rank: int) -> None:
+    trainer = Trainer(arguments.out, arguments.rate, arguments.seed, rank)
     if trainer.checkpoint.exists():
         trainer.resume(trainer.checkpoint)
-        print(f'going on from step {trainer.step}')
-    train(
-        trainer, curriculum(arguments.stills, arguments.short, arguments.long), arguments.workers
-    )
+        if rank == 0:
+            print(f'going on from step {trainer.step}')
+    train(trainer, curriculum(arguments.stills, arguments.short, arguments.long))
 
 
 if __name__ == '__main__':
