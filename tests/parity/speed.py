@@ -34,6 +34,7 @@ from sam2_rt.types import BoxPrompt
 from tests.parity import official
 
 FILLING = 17  # frames until all memory and pointer slots are full
+CONDITIONING_SLOTS = 1  # one frame is prompted: both sides attend to as much memory
 
 Masks = Iterator[np.ndarray]
 """Yields the mask of frame 0, 1, …, doing that frame's work when asked for it."""
@@ -91,7 +92,9 @@ def main() -> None:
     stages: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = official.save_checkpoint(predictor, Path(folder) / 'official.pt')
-        network = from_checkpoint(checkpoint, options.image_size, 2, options.variant)
+        network = from_checkpoint(
+            checkpoint, options.image_size, CONDITIONING_SLOTS, options.variant
+        )
         export_engine(
             network, Path(folder) / 'engine', say=lambda text: print(text, file=sys.stderr)
         )
