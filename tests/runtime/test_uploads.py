@@ -7,6 +7,7 @@ overwrites gives wrong values, as does a copy that does not wait for its upload 
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,6 +119,25 @@ def test_an_image_that_is_asked_for_while_a_later_one_replaces_it(
     third = runner.upload(image(170))
     assert found == [10]
     assert seen(runner, third) == 170
+
+
+def test_an_image_is_not_replaced_while_its_copy_is_being_asked_for(
+    gpu: SimpleNamespace, runner: TrtRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu.driver.eager = True
+    first, copy = runner.upload(image(10)), runner.cuda.copy_async
+    later = threading.Thread(target=lambda: [runner.upload(image(x)) for x in (90, 170)])
+
+    def copy_meanwhile(destination: int, source: int, nbytes: int) -> None:
+        if later.ident is None:
+            later.start()
+            later.join(0.2)  # time enough for both, if nothing kept them back
+        copy(destination, source, nbytes)
+
+    monkeypatch.setattr(runner.cuda, 'copy_async', copy_meanwhile)
+    outputs = runner.run('encode', {'image': first})
+    later.join()
+    assert round(runner.download(outputs['high_res_s4'])[0, 0].mean() * 255) == 10
 
 
 def test_a_late_prompt_finds_an_image_that_was_never_encoded(manifest: Manifest) -> None:
