@@ -11,12 +11,14 @@ import numpy as np
 
 from sam2_rt.config import TrackerConfig
 from sam2_rt.errors import DeviceMemoryError
+from sam2_rt.lookahead import prepared_frames
 from sam2_rt.runtime.base import Runner
 from sam2_rt.runtime.check import REQUIRED_IOU, CheckClip, check_accuracy, load_clip
 from sam2_rt.runtime.device_array import DeviceArray
 from sam2_rt.runtime.manifest import Manifest
 from sam2_rt.runtime.ort import OrtRunner
 from sam2_rt.runtime.trt import TrtRunner
+from sam2_rt.sources import Source
 from sam2_rt.tracker import Tracker
 from sam2_rt.types import BoxPrompt, Frame
 
@@ -62,6 +64,18 @@ class Subject:
         return TrtRunner(self.manifest, library=self.library, capture=capture)
 
 
+class Replay(Source):
+    """There and back, of which one frame is prepared ahead if that is wanted."""
+
+    def __init__(self, clip: CheckClip, frames: int, *, ahead: bool) -> None:
+        super().__init__('replay')
+        self.live = not ahead
+        self._clip, self._count = clip, frames
+
+    def _frames(self) -> Iterator[Frame]:
+        return there_and_back(self._clip, self._count)
+
+
 def there_and_back(clip: CheckClip, frames: int) -> Iterator[Frame]:
     """The clip forwards and backwards, again and again: motion without a jump."""
     order = chain(range(len(clip.frames)), range(len(clip.frames) - 2, 0, -1))
@@ -74,17 +88,20 @@ def there_and_back(clip: CheckClip, frames: int) -> Iterator[Frame]:
         )
 
 
-def replay(runner: Runner, clip: CheckClip, frames: int, objects: int = 1) -> list[np.ndarray]:
+def replay(
+    runner: Runner, clip: CheckClip, frames: int, objects: int = 1, *, ahead: bool = False
+) -> list[np.ndarray]:
     """Low-res logits (N, S/4, S/4) of every frame, tracked closed loop."""
     tracker = Tracker(runner, TrackerConfig(max_objects=objects, held_frames=4))
     logits = []
-    for index, frame in enumerate(there_and_back(clip, frames)):
-        result = tracker.step(frame)
-        if index == 0:
-            for _ in range(objects):
-                tracker.add_prompt(clip.prompt)
-        else:
-            logits.append(np.stack([tracked.low_res_masks for tracked in result.objects]))
+    with prepared_frames(Replay(clip, frames, ahead=ahead), tracker) as stream:
+        for index, prepared in stream:
+            result = tracker.step(prepared)
+            if index == 0:
+                for _ in range(objects):
+                    tracker.add_prompt(clip.prompt)
+            else:
+                logits.append(np.stack([tracked.low_res_masks for tracked in result.objects]))
     return logits
 
 
@@ -178,6 +195,17 @@ def graph_replay_equals_plain_enqueue(subject: Subject) -> str:
     return f'{len(results)} runs, equal bit by bit'
 
 
+def looking_ahead_changes_nothing(subject: Subject) -> str:
+    """Images that were uploaded while another frame was tracked give the same bits."""
+    frames = subject.long_frames
+    with subject.open() as runner:
+        ahead = replay(runner, subject.clip, frames, ahead=True)
+        plain = replay(runner, subject.clip, frames)
+    for index, (one, other) in enumerate(zip(ahead, plain, strict=True)):
+        require(np.array_equal(one, other), f'logits of frame {index + 1} differ')
+    return f'{frames} frames, equal bit by bit'
+
+
 def poisoned_outputs(subject: Subject) -> str:
     """Every output is written in full: NaN put there before does not show."""
     with subject.open() as runner:
@@ -259,6 +287,7 @@ def _free(runner: TrtRunner) -> int:
 CHECKS: tuple[Callable[[Subject], str], ...] = (
     bundled_frames,
     graph_replay_equals_plain_enqueue,
+    looking_ahead_changes_nothing,
     poisoned_outputs,
     object_counts,
     out_of_memory,

@@ -79,6 +79,8 @@ def test_whole_command(
     assert times['capture_refused'] == ''
     assert 0 < times['encode_share_of_peak'] < 1
     assert times['frame_1_ms']['p50'] > 0
+    assert times['frame_1_ahead_ms']['p50'] > 0
+    assert report['failed_timings'] == []
     assert times['encode_and_track_overlapped_ms']['p50'] > 0
     assert times['low_res_logits_to_host_ms']['p50'] == 1.5
     table = capsys.readouterr().out
@@ -105,6 +107,26 @@ def test_wrong_outputs_fail_the_command(
     assert not checks['bundled_frames']['passed']
     assert not checks['long_replay']['passed']
     assert checks['flat_memory']['passed']
+
+
+def test_failed_timing_loses_nothing_else(
+    gpu: SimpleNamespace,
+    engine_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(subject: Subject) -> dict[str, Any]:
+        raise BackendError('no second runner')
+
+    broken.__name__ = 'overlap_ms'
+    monkeypatch.setattr(timing, 'overlap_ms', broken)
+    status, data = run(engine_copy, tmp_path / 'out')
+    (report,) = data['engines']
+    assert status == 1
+    assert report['failed_timings'] == ['overlap_ms']
+    assert report['timings']['overlap_ms_failed'] == 'BackendError: no second runner'
+    assert report['timings']['low_res_logits_to_host_ms']['p50'] == 1.5
+    assert all(found['passed'] for found in report['checks'].values())
 
 
 def test_engine_that_cannot_be_built_does_not_stop_the_others(
