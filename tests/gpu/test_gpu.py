@@ -51,11 +51,12 @@ def test_on_a_real_gpu(real: Subject, check: Callable[[Subject], str]) -> None:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Of the TensorRT version that a test may give as parameter."""
     monkeypatch.setattr(timing, 'RUNS', 3)
     monkeypatch.setattr(timing, 'WARM_UP', 2)
     monkeypatch.setattr(timing, 'measured_peak_tflops', lambda: {'tf32': 0.5})
-    return install(monkeypatch)
+    return install(monkeypatch, getattr(request, 'param', '10.3.0'))
 
 
 def run(engine: Path, out: Path, *more: str) -> tuple[int, dict[str, Any]]:
@@ -64,6 +65,7 @@ def run(engine: Path, out: Path, *more: str) -> tuple[int, dict[str, Any]]:
     return status, json.loads((out / 'report.json').read_text())
 
 
+@pytest.mark.parametrize('gpu', ['8.6.0', '10.3.0', '11.4.0.106', 'rtx-1.7.1'], indirect=True)
 def test_whole_command(
     gpu: SimpleNamespace, engine_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,7 +86,8 @@ def test_whole_command(
     assert times['encode_and_track_overlapped_ms']['p50'] > 0
     assert times['low_res_logits_to_host_ms']['p50'] == 1.5
     table = capsys.readouterr().out
-    assert '| tiny | Fake GPU | tensorrt 10.3.0 | tf32 | 1.0000 | 1.50 | 1.50 |' in table
+    library = f'{gpu.trt.__name__} {gpu.trt.__version__}'
+    assert f'| tiny | Fake GPU | {library} | tf32 | 1.0000 | 1.50 | 1.50 |' in table
     assert table.strip() in (tmp_path / 'out/report.md').read_text()
     assert not gpu.driver.blocks
 
