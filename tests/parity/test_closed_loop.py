@@ -149,10 +149,9 @@ def run_ours(runner: Runner, given: Scenario) -> Masks:
 
 
 class Agreement(NamedTuple):
-    """Mask IoU over all frames and objects, and the worst logit error relative to the largest."""
+    """Worst mask IoU, and worst logit error relative to the largest, of all frames and objects."""
 
     worst_iou: float
-    mean_iou: float
     worst_error: float
 
 
@@ -160,7 +159,7 @@ def compare(masks: Masks, expected: Masks) -> Agreement:
     """Compares logits with the reference's.
 
     Pixels whose reference logit is zero within float32 rounding are on neither side and left out:
-    in the small masks of random weights a single one would count for 0.3 % of IoU.
+    in the small masks of random weights a single one counts for 0.1 % of IoU.
     """
     assert masks.keys() == expected.keys()
     ious, errors = [], []
@@ -170,7 +169,7 @@ def compare(masks: Masks, expected: Masks) -> Agreement:
         union = int((ours | theirs).sum())
         ious.append(int((ours & theirs).sum()) / union if union else 1.0)
         errors.append(float(np.abs(masks[key] - reference).max() / np.abs(reference).max()))
-    return Agreement(min(ious), float(np.mean(ious)), max(errors))
+    return Agreement(min(ious), max(errors))
 
 
 @dataclass
@@ -195,19 +194,21 @@ class Case:
         return agreement
 
 
+# Configuration, image size, objects, and a seed whose weights give masks of more than a thousand
+# pixels throughout that are not the whole image either.
 NETWORKS = {
-    'narrow 2.1': (NARROW, 256, 3),
-    'narrow 2.0': (NARROW_20, 256, 3),
-    'sam2.1_hiera_tiny': (VARIANTS['sam2.1_hiera_tiny'], 512, 2),
+    'narrow 2.1': (NARROW, 256, 3, 5),
+    'narrow 2.0': (NARROW_20, 256, 3, 3),
+    'sam2.1_hiera_tiny': (VARIANTS['sam2.1_hiera_tiny'], 512, 2, 0),
 }
 
 
 @pytest.fixture(scope='module', params=NETWORKS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    config, size, objects = NETWORKS[request.param]
+    config, size, objects, seed = NETWORKS[request.param]
     folder = tmp_path_factory.mktemp('closed_loop')
     given = scenario(size, objects)
-    predictor = official.build_predictor(config, size)
+    predictor = official.build_predictor(config, size, seed)
     make_objects_vanish(predictor, given)
     checkpoint = official.save_checkpoint(predictor, folder / 'official.pt')
     expected = run_official(predictor, given)
@@ -227,7 +228,10 @@ def load_network(name: str, config: ModelConfig, size: int, checkpoint: Path) ->
 def test_the_scenario_shows_what_it_should(case: Case) -> None:
     """Objects vanish on the black frames and come back; elsewhere there is a mask to compare."""
     for (index, object_id), logits in case.expected.items():
-        assert (logits > 0).any() == (index not in ABSENT), (index, object_id)
+        if index in ABSENT:
+            assert not (logits > 0).any(), (index, object_id)
+        else:
+            assert 1000 < (logits > 0).sum() < logits.size, (index, object_id)
 
 
 def test_torch_tracks_as_the_official_predictor(case: Case) -> None:
@@ -243,8 +247,6 @@ def test_the_fp32_engine_tracks_as_the_official_predictor(case: Case) -> None:
 
 
 def test_the_fp16_engine_tracks_as_the_official_predictor(case: Case) -> None:
-    # The mean, as every engine's accuracy check has it: some of these masks are 60 pixels, of
-    # which half precision may well turn one.
     agreement = case.compare(OrtRunner(case.engine('fp16')))
-    assert agreement.mean_iou >= 0.99
+    assert agreement.worst_iou >= 0.99
     assert agreement.worst_error <= 5e-3
