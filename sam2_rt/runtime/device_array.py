@@ -29,7 +29,8 @@ class DevicePool:
     """Device memory, reused: once every size in use has been seen, nothing is allocated.
 
     A block is handed out again while work on it may still be enqueued. That is safe because all
-    work is on one stream: the next user's work comes after it.
+    work is on one stream: the next user's work comes after it. Who uses a block on another stream
+    keeps it for as long as that stream lives.
     """
 
     def __init__(self, cuda: Cuda) -> None:
