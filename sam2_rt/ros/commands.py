@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -22,6 +24,10 @@ from sam2_rt.ros.parameters import NodeConfig
 from sam2_rt.ros.prompts import PromptRequest
 from sam2_rt.stream import TrackingStream
 from sam2_rt.types import PromptResult
+
+QUEUED = 1000
+"""Messages of a topic that the middleware keeps for this node. More than the worker may have
+waiting, because what the middleware drops nobody hears of, and what is refused is told."""
 
 
 class Commands:
@@ -49,12 +55,20 @@ class Commands:
         self._config = config
         self._warn = warn
         self._log = node.get_logger()
-        node.create_subscription(Detection2DArray, '~/prompt', self._on_prompt, 10)
-        node.create_subscription(PointStamped, '~/prompt_point', self._on_prompt_point, 10)
-        node.create_subscription(Image, '~/prompt_mask', self._on_prompt_mask, 2)
-        node.create_subscription(String, '~/remove', self._on_remove, 10)
+        self._lock = threading.Lock()
+        self._answered: Counter[str] = Counter(applied=0, refused=0)
+        subscribe = node.create_subscription
+        subscribe(Detection2DArray, '~/prompt', self._on_prompt, QUEUED)
+        subscribe(PointStamped, '~/prompt_point', self._on_prompt_point, QUEUED)
+        subscribe(Image, '~/prompt_mask', self._on_prompt_mask, 2)  # large
+        subscribe(String, '~/remove', self._on_remove, QUEUED)
         node.create_service(Trigger, '~/reset', self._on_reset)
         node.create_service(SetBool, '~/pause', self._on_pause)
+
+    def answered(self) -> dict[str, int]:
+        """How many prompts were applied and refused so far."""
+        with self._lock:
+            return dict(self._answered)
 
     def on_detections(self, message: Detection2DArray) -> None:
         """A detector's boxes, for the auto-prompt."""
@@ -81,7 +95,15 @@ class Commands:
         try:
             yield
         except PromptError as error:
-            self._warn(str(error))
+            self._refuse(error)
+
+    def _refuse(self, error: BaseException) -> None:
+        self._count('refused')
+        self._warn(str(error))
+
+    def _count(self, answer: str) -> None:
+        with self._lock:
+            self._answered[answer] += 1
 
     def _submit(self, request: PromptRequest) -> None:
         def send(stream: TrackingStream) -> Future[PromptResult]:
@@ -90,13 +112,15 @@ class Commands:
             )
 
         if not self._send(send, partial(self._prompted, request)):
+            self._count('refused')
             self._auto.refused(request)
 
     def _prompted(self, request: PromptRequest, future: Future[PromptResult]) -> None:
         error = future.exception()
         if error is not None:
             self._auto.refused(request)
-            return self._warn(str(error))
+            return self._refuse(error)
+        self._count('applied')
         done = future.result()
         self._auto.accepted(request, done.object.object_id)
         where = 'the newest frame' if done.caught_up else 'an older frame, being carried forward'

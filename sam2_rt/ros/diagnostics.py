@@ -118,6 +118,7 @@ class HealthReporter:
         stream: TrackingStream | None,
         runner: Runner | None,
         tracker: Tracker | None,
+        prompts: Mapping[str, int],
         problem: str,
         stale_after_s: float,
     ) -> None:
@@ -127,10 +128,11 @@ class HealthReporter:
             stream: None while the node is not active.
             runner: None while the node is not configured; likewise the tracker.
             tracker: only numbers that its worker never leaves half-written are read.
+            prompts: how many were answered so far, by answer.
             problem: why the node cannot work, '' if it can.
             stale_after_s: seconds without an image from which that is reported.
         """
-        values: dict[str, object] = {}
+        values: dict[str, object] = {f'prompts_{name}': count for name, count in prompts.items()}
         if runner is not None and tracker is not None:
             values |= {
                 'engine': runner.manifest.folder,

@@ -214,7 +214,12 @@ class TrackerNode(LifecycleNode):
     def _report(self) -> None:
         self._outputs.report()
         self._health.report(
-            self._stream, self._runner, self._tracker, self._problem, self._config.stale_after_s
+            self._stream,
+            self._runner,
+            self._tracker,
+            self._commands.answered(),
+            self._problem,
+            self._config.stale_after_s,
         )
 
     def _warn(self, text: str) -> None:

@@ -151,7 +151,7 @@ class Client:
         self.arrived: dict[int, float] = {}  # stamp -> when its mask came
         kept = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         listen = self.node.create_subscription
-        listen(Image, f'{node}/mask', self._on_mask, 10)
+        self._mask_subscription = listen(Image, f'{node}/mask', self._on_mask, 10)
         listen(Detection2DArray, f'{node}/objects', self._on_objects, 10)
         listen(DiagnosticArray, f'{node}/presence', self.presence.append, kept)
         listen(DiagnosticArray, '/diagnostics', self._on_health, 10)
@@ -261,6 +261,10 @@ class Client:
         self.prompts.publish(
             Detection2DArray(header=header(stamp, 'camera'), detections=detections)
         )
+
+    def unsubscribe_masks(self) -> None:
+        """For good: `track` and what is built on it wait for masks."""
+        self.node.destroy_subscription(self._mask_subscription)
 
     def labels(self, stamp: int) -> np.ndarray:
         return labels_from(self.masks[stamp])

@@ -1,145 +1,251 @@
 """Frames received, age, answers and memory under load.
 
-The machine's other load is not what is tested, so a figure must be reached in one of a few tries.
+The machine's other load is not what is tested. So each try measures first what a bare subscriber
+gets at the same rate. Where that is late already, the tracker may be late in proportion; where
+not even a bare subscriber gets every image, nothing can be said.
 """
 
 from __future__ import annotations
 
-import os
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 import pytest
-from lifecycle_msgs.srv import GetState
+from std_srvs.srv import SetBool
 
-from tests.ros.graph import BOTH, LEFT, RED, detection, eventually, scene, slow_engine
+from tests.ros.graph import (
+    LEFT,
+    RED,
+    Client,
+    Process,
+    detection,
+    eventually,
+    scene,
+    slow_engine,
+)
 
-HD = scene(((320, 360), RED), size=(1280, 720), side=200)
-TRIES = 4
+HD = scene((LEFT, RED), size=(1280, 720), side=120)
+SMALL = scene((LEFT, RED))
+SLACK_MS = 15.0
+ANSWER_MS = 50.0
 
 
-def missed(tries: list[str]) -> None:
-    """No try reached its figure: a failure, unless the machine has no time left for the test."""
-    figures = '\n'.join(tries)
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > cores:
-        pytest.skip(
-            f'the machine is busy (load {load:.0f} on {cores} cores), so times say nothing about '
-            f'the node; run this again when it is idle. Measured:\n{figures}'
+class Measured(NamedTuple):
+    """A stretch of images from a camera.
+
+    Attributes:
+        stamps: of the images sent.
+        rate: images per second that the camera really sent.
+        ages: milliseconds from the image's stamp until the witness had what was waited for.
+        answers: milliseconds that the service took, each time.
+    """
+
+    stamps: list[int]
+    rate: float
+    ages: dict[int, float]
+    answers: list[float]
+
+    @property
+    def age(self) -> float:
+        return float(np.percentile([*self.ages.values()], 95))
+
+    @property
+    def answer(self) -> float:
+        return float(np.percentile(self.answers, 95))
+
+    @property
+    def came(self) -> float:
+        return len(self.ages) / len(self.stamps)
+
+    def __str__(self) -> str:
+        return (
+            f'{len(self.stamps)} images at {self.rate:.1f} Hz, {self.came:.1%} came (back); age '
+            f'p95 {self.age:.1f} ms; service p95 {self.answer:.1f}, max {max(self.answers):.1f} ms'
         )
-    pytest.fail(figures)
 
 
-def play(client, image, rate: float, seconds: float, meanwhile=lambda: None) -> list[int]:
-    """Publishes like a camera: at its own pace, whatever becomes of the images."""
-    stamps, start = [], time.monotonic()
-    for index in range(round(rate * seconds)):
-        time.sleep(max(0.0, start + index / rate - time.monotonic()))
-        stamps.append(client.send_image(image))
-        meanwhile()
-    time.sleep(0.5)
-    return stamps
+class Stage:
+    """A camera, the tracker node and a witness of its masks, which is also a bare subscriber."""
+
+    def __init__(self, client: Client, folder: Path) -> None:
+        self.client = client
+        self._witness = Process('tests.ros.witness', folder, {}, '-r', f'mask:={client.name}/mask')
+        self._bare = Client(self._witness.namespace, 'witness')
+        eventually(self._bare.images.get_subscription_count)
+        eventually(lambda: client.node.count_subscribers(f'{client.name}/mask') == 2)
+        self._ask = {
+            each: each.node.create_client(SetBool, f'{each.name}/pause')
+            for each in (client, self._bare)
+        }
+        for service in self._ask.values():
+            assert service.wait_for_service(10)
+
+    def close(self) -> None:
+        self._bare.close()
+        self._witness.stop()
+
+    def bare(self, image: np.ndarray, rate: float, seconds: float) -> Measured:
+        """The witness alone gets the images."""
+        return self._play(self._bare, 'image', image, rate, seconds)
+
+    def node(self, image: np.ndarray, rate: float, seconds: float) -> Measured:
+        """The node gets the images and the witness its masks."""
+        return self._play(self.client, 'mask', image, rate, seconds)
+
+    def _play(
+        self, client: Client, topic: str, image: np.ndarray, rate: float, seconds: float
+    ) -> Measured:
+        """Publishes like a camera: at its own pace, whatever becomes of the images."""
+        stamps: list[int] = []
+        answers: list[float] = []
+        start = time.monotonic()
+        for index in range(round(rate * seconds)):
+            time.sleep(max(0.0, start + index / rate - time.monotonic()))
+            stamps.append(client.send_image(image))
+            if index % 5 == 0:
+                asked = time.monotonic()
+                future = self._ask[client].call_async(SetBool.Request(data=False))
+                future.add_done_callback(
+                    lambda _, asked=asked: answers.append(1e3 * (time.monotonic() - asked))
+                )
+        sent = time.monotonic() - start
+        time.sleep(0.5)  # for the last answers
+        lines = (line.split() for line in self._witness.text().splitlines())
+        seen = {int(line[1]): float(line[2]) for line in lines if line[0] == topic}
+        ages = {stamp: seen[stamp] for stamp in stamps if stamp in seen}
+        return Measured(stamps, (len(stamps) - 1) / sent, ages, answers)
 
 
-def summary(client, stage: str, since: int) -> tuple[float, float]:
-    """Mean and largest seconds of a stage in the latency reports since then."""
-    reports = [item for item in client.latency[since:] if item.metrics_source == stage]
-    means, counts = ([item.statistics[k].data for item in reports] for k in (0, 4))
-    return np.average(means, weights=counts) / 1e3, max(
-        i.statistics[2].data for i in reports
-    ) / 1e3
+def health(client: Client) -> dict[str, str]:
+    """Of a report that is yet to come."""
+    count = len(client.health)
+    eventually(lambda: len(client.health) > count + 1, 5, 'reports of health')
+    return {pair.key: pair.value for pair in client.health[-1].values}
 
 
-@pytest.mark.transport
-def test_hd_at_30_hz_arrives_whole_and_comes_back_in_time(start) -> None:
-    _, client = start(prelude=slow_engine(0.004))
-    client.connected()
-    client.track(HD)
-    client.prompt(detection(320, 360, id='a'))
-    client.listed(HD, ['a'])
-    tries = []
-    for _ in range(TRIES):
-        before = {p.key: p.value for p in client.health[-1].values} if client.health else {}
-        since = len(client.latency)
-        stamps = play(client, HD, 30, 4)
-        eventually(lambda since=since: len(client.latency) > since + 8, 5)
-        after = eventually(lambda: {p.key: p.value for p in client.health[-1].values})
-        received = 1 - (len(set(stamps) - set(client.masks)) / len(stamps))
-        ages = np.array([client.arrived[s] - s / 1e9 for s in stamps if s in client.arrived])
-        inference = float(after['encode_p95_ms']) / 1e3 + float(after['track_p95_ms']) / 1e3
-        tries.append(
-            f'{received:.1%} came back; age p50 {np.median(ages) * 1e3:.1f}, '
-            f'p95 {np.percentile(ages, 95) * 1e3:.1f} ms; inference p95 {inference * 1e3:.1f} ms; '
-            f'node: {after["age_p95_ms"]} ms, received {before.get("received")} -> '
-            f'{after["received"]}, dropped {after["dropped"]}'
+class Trial:
+    """The bare subscriber and then the tracker, for a few seconds each.
+
+    Attributes:
+        machine: what the bare subscriber had.
+        node: what the tracker gave.
+        counts: images that the tracker received, processed and dropped.
+        inference: of the tracker, 95th percentile in milliseconds.
+
+    Args:
+        works: inferences that the age may hold.
+    """
+
+    def __init__(self, stage: Stage, image: np.ndarray, rate: float, works: int) -> None:
+        self._period, self._works = 1e3 / rate, works
+        self.machine = stage.bare(image, rate, 1.5)
+        before = health(stage.client)
+        self.node = stage.node(image, rate, 4)
+        after = health(stage.client)
+        names = ('received', 'processed', 'dropped')
+        self.counts = {name: int(after[name]) - int(before[name]) for name in names}
+        self.inference = float(after['encode_p95_ms']) + float(after['track_p95_ms'])
+
+    def busy(self) -> bool:
+        """Whether two transports alone take more than their half of the slack."""
+        return 2 * self.machine.age > SLACK_MS / 2
+
+    def bound(self) -> float:
+        """Largest age: half of the slack is for two transports, however late they are here."""
+        slack = max(SLACK_MS, SLACK_MS / 2 + 2 * self.machine.age)
+        return self._works * self.inference + self._period + slack
+
+    def good(self) -> bool:
+        answer = max(ANSWER_MS, 2 * self.machine.answer)
+        in_time = self.node.age <= self.bound() and self.node.answer < answer
+        share = self.counts['received'] / len(self.node.stamps)
+        return in_time and share >= (0.9 if self.busy() else 0.99)
+
+    def possible(self) -> bool:
+        """Whether the camera kept its rate, and a bare subscriber got its images."""
+        return self.machine.came >= 0.99 and self.machine.rate * self._period >= 0.99e3
+
+    def __str__(self) -> str:
+        return (
+            f'bare subscriber: {self.machine}\ntracker: {self.node}; {self.counts}; inference '
+            f'p95 {self.inference:.1f} ms, so the age p95 may be {self.bound():.1f} ms'
         )
-        print(tries[-1])
-        in_time = float(after['age_p95_ms']) / 1e3 <= inference + 1 / 30 + 0.015
-        if received >= 0.99 and in_time:
-            break
-    else:
-        missed(tries)
-    for stamp in stamps:
-        if stamp in client.masks:
-            assert client.ids(stamp) == ['a']
 
 
-@pytest.mark.transport
-def test_a_slow_engine_behind_a_fast_camera_stays_at_the_newest_frame(start) -> None:
-    _, client = start(prelude=slow_engine(0.05))  # encode + track: 100 ms
+@pytest.fixture
+def stage(start, tmp_path: Path, request):
+    _, client = start(prelude=slow_engine(request.param))
     client.connected()
-    client.track(BOTH)
+    made = Stage(client, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ('stage', 'image', 'rate', 'works'),
+    [
+        # The newest image waits a period at most …
+        pytest.param(0.004, HD, 30, 1, id='HD at 30 Hz', marks=pytest.mark.transport),
+        # … and never longer than the work on the one before.
+        pytest.param(0.05, SMALL, 60, 2, id='60 Hz before a slow engine'),
+    ],
+    indirect=['stage'],
+)
+def test_images_arrive_results_are_in_time_and_services_answer(
+    stage: Stage, image: np.ndarray, rate: float, works: int
+) -> None:
+    client = stage.client
+    client.track(image)
     client.prompt(detection(*LEFT, id='a'))
-    client.listed(BOTH, ['a'])
-    answers: list[float] = []
-    service = client.node.create_client(GetState, f'{client.name}/get_state')
-    service.wait_for_service()
-
-    def ask() -> None:
-        asked = time.monotonic()
-        future = service.call_async(GetState.Request())
-        future.add_done_callback(lambda _: answers.append(time.monotonic() - asked))
-
-    tries = []
-    for _ in range(TRIES):
-        answers.clear()
-        stamps = play(client, BOTH, 60, 3, meanwhile=ask)
-        ages = np.array([client.arrived[s] - s / 1e9 for s in stamps if s in client.arrived])
-        drops = int(next(p.value for p in client.health[-1].values if p.key == 'dropped'))
-        tries.append(
-            f'{len(ages)} of {len(stamps)} tracked; age p50 {np.median(ages) * 1e3:.0f}, p95 '
-            f'{np.percentile(ages, 95) * 1e3:.0f} ms; dropped {drops}; '
-            f'service p95 {np.percentile(answers, 95) * 1e3:.1f} ms'
+    client.listed(image, ['a'])
+    # The witness has the masks from now on; sending them twice is no camera's load.
+    client.unsubscribe_masks()
+    trials = []
+    while not (trials and trials[-1].good()) and len(trials) < 2:
+        trials.append(Trial(stage, image, rate, works))
+        print(trials[-1])
+    node, counts = trials[-1].node, trials[-1].counts
+    # On any machine every image that came is accounted for, and every output is one of them.
+    assert counts['received'] == counts['processed'] + counts['dropped']
+    assert counts['dropped'] > 0 or trials[-1].inference < 1e3 / rate
+    outputs = [stamp for stamp in client.objects if node.stamps[0] <= stamp <= node.stamps[-1]]
+    assert set(outputs) <= set(node.stamps)
+    assert len(node.ages) <= len(outputs) <= counts['processed']
+    assert {tuple(client.ids(stamp)) for stamp in outputs} == {('a',)}
+    if not trials[-1].good():
+        said = '\n'.join(map(str, trials))
+        if trials[-1].possible():
+            pytest.fail(said)
+        pytest.skip(
+            'this machine loses images of a bare subscriber, so figures say nothing about the '
+            f'tracker; run this again when it is idle. Measured:\n{said}'
         )
-        print(tries[-1])
-        # The work of one frame, one more of waiting, and the bound's 15 ms.
-        bounded = np.percentile(ages, 95) < 2 * 0.1 + 1 / 60 + 0.015
-        if bounded and drops > 0 and np.percentile(answers, 95) < 0.05:
-            return
-    missed(tries)
 
 
 @pytest.mark.endurance
 def test_memory_is_flat_over_ten_thousand_frames(start) -> None:
     process, client = start()
     client.connected()
-    small = scene((LEFT, RED), size=(160, 160))
+    small = scene(((32, 24), RED), size=(64, 48), side=20)
     client.track(small)
-    client.prompt(detection(80, 120, id='a'))
+    client.prompt(detection(32, 24, id='a'))
     client.listed(small, ['a'])
     memory = psutil.Process(process.popen.pid).memory_info
     sizes: dict[int, float] = {}  # images received -> resident megabytes
     end = time.monotonic() + 120
     while max(sizes, default=0) < 10_000 and time.monotonic() < end:
-        play(client, small, 500, 2)
+        for _ in range(500):
+            client.send_image(small)
+            time.sleep(0.001)
         client.masks.clear()
         client.objects.clear()
         values = {pair.key: pair.value for pair in client.health[-1].values}
         sizes[int(values['received'])] = memory().rss / 1e6
     print('resident megabytes by images received:', sizes)
-    if max(sizes) < 10_000:
-        missed([f'{max(sizes)} of 10000 images received in 120 s'])
+    assert max(sizes) >= 10_000
     warm = next(size for received, size in sizes.items() if received >= 1_000)
     assert sizes[max(sizes)] < warm + 5
     client.listed(small, ['a'])
