@@ -268,7 +268,8 @@ class FakeDriver:
         return self._advance(stream, position)
 
     def _cuEventElapsedTime(self, elapsed: Any, start: int, end: int) -> None:
-        elapsed._obj.value = 1.5
+        between = self._events[end][1] - self._events[start][1]
+        elapsed._obj.value = 1.5 if between > 0 else 0.0
 
     def _cuEventDestroy(self, event: int) -> None:
         self._events.pop(event, None)
