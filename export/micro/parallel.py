@@ -7,6 +7,7 @@ are slower than one), but two processes do twice the work.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,8 @@ def launch(processes: int, work: Callable[[int], None]) -> None:
 
 
 def _join(rank: int, processes: int, meeting: str, work: Callable[[int], None]) -> None:
+    # Also what a process is sent when its parent dies; a job in the background would ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _one_thread()
     dist.init_process_group('gloo', init_method=meeting, rank=rank, world_size=processes)
     try:

@@ -1,7 +1,13 @@
 """Training in several processes: the gradients are averaged, and every process steps alike."""
 
 import functools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 torch = pytest.importorskip('torch', reason='needs PyTorch')
@@ -68,3 +74,48 @@ def test_one_process_is_this_one():
 def test_a_process_that_fails_ends_the_run_with_its_error():
     with pytest.raises(Exception, match='the loss of rank 1 is nan'):
         launch(2, fail)
+
+
+def wait_for_ever(folder, rank):
+    (folder / f'{rank}.pid').write_text(str(os.getpid()))
+    while True:
+        time.sleep(0.1)
+
+
+def test_no_process_outlives_a_killed_run(tmp_path):
+    # As a shell starts a job in the background: interrupts are ignored.
+    program = f"""
+import functools, pathlib, signal
+from export.micro.parallel import launch
+from tests.export.test_micro_parallel import wait_for_ever
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    launch(2, functools.partial(wait_for_ever, pathlib.Path({str(tmp_path)!r})))
+"""
+    script = tmp_path / 'run.py'
+    script.write_text(program)
+    root = Path(__file__).parents[2]
+    environment = os.environ | {'PYTHONPATH': str(root)}
+    run = subprocess.Popen([sys.executable, str(script)], env=environment)
+    workers = [tmp_path / f'{rank}.pid' for rank in (0, 1)]
+    wait_until(lambda: all(path.exists() and path.read_text() for path in workers))
+    processes = [psutil.Process(int(path.read_text())) for path in workers]
+    run.kill()
+    run.wait()
+    try:
+        wait_until(lambda: not any(alive(process) for process in processes))
+    finally:
+        for process in processes:
+            if alive(process):
+                process.kill()
+
+
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f'not true after {seconds} s'
+        time.sleep(0.1)
