@@ -33,11 +33,11 @@ lint: $(WORKSHOP)/.ready
 format: $(WORKSHOP)/.ready
 	$(IN_WORKSHOP) ruff check --fix . && ruff format .
 
-# Tests that need torch live in tests/export and tests/parity; the rest runs without it.
+# Tests that need torch live in tests/export and tests/parity, which pytest leaves out unless named.
 test-robot: $(ROBOT)/.ready
 	rm -f .coverage .coverage.*
 	$(IN_ROBOT) coverage run -m pytest tests \
-	  --ignore tests/ros --ignore tests/export --ignore tests/parity
+	  --ignore tests/ros
 
 test-ros: $(ROBOT)/.ready
 	$(IN_ROBOT) coverage run tests/ros/environment.py test

@@ -1,5 +1,6 @@
 """Fixtures that several test files use."""
 
+import logging
 import shutil
 import signal
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 
 # A shell that starts the tests in the background ignores Ctrl-C for them and all they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# A sourced ROS 2 brings a pytest plugin whose kind of logger passes nothing on to pytest's own.
+logging.setLoggerClass(logging.Logger)
 
 
 @pytest.fixture(scope='session')

@@ -111,7 +111,9 @@ def variables(distro: str, rmw: str) -> dict[str, str]:
 
 
 def _test(options: list[str]) -> int:
-    pytest = [sys.executable, '-m', 'pytest', str(REPOSITORY / 'tests' / 'ros'), *options]
+    folder = REPOSITORY / 'tests' / 'ros'
+    everything = '--override-ini=norecursedirs='  # with nodes/
+    pytest = [sys.executable, '-m', 'pytest', str(folder), everything, *options]
     reason = prepare()
     if reason or sourced():
         what = f'ROS 2 {sourced()}' if sourced() else 'no ROS 2'
