@@ -22,9 +22,8 @@ class FakeParser:
         self.network, self.trt = network, trt
 
     def parse_from_file(self, model: str) -> bool:
-        with open(model, 'rb') as file:
-            self.network.model = file.read()
         try:
+            self.network.model = onnx.load(model).SerializeToString()  # its weights included
             session = session_of(self.network.model)
         except Exception:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 
 from sam2_rt.errors import BackendError, DeviceMemoryError, EngineError
 from sam2_rt.runtime.build import build
-from sam2_rt.runtime.check import check_accuracy, load_clip
+from sam2_rt.runtime.check import REQUIRED_IOU, check_accuracy, load_clip
 from sam2_rt.runtime.manifest import load_manifest
 from sam2_rt.runtime.ort import OrtRunner
 from sam2_rt.runtime.trt import TrtRunner
+
+BUNDLED = Path(__file__).parents[2] / 'engines/micro'
 
 
 def test_build_records_what_the_gate_measured(gpu: SimpleNamespace, engine_copy: Path) -> None:
@@ -34,6 +37,17 @@ def test_build_records_what_the_gate_measured(gpu: SimpleNamespace, engine_copy:
         'encode', 'manifest', 'prompt', 'prompt_mask', 'timing', 'track',
     ]  # fmt: skip
     assert not gpu.driver.blocks
+
+
+def test_bundled_engine(gpu: SimpleNamespace, tmp_path: Path) -> None:
+    """Whose weights are stored in half, and beside the graphs."""
+    folder = shutil.copytree(BUNDLED, tmp_path / 'micro', ignore=shutil.ignore_patterns('plans'))
+    plans = build(folder)
+    assert plans.policy == 'tf32'
+    assert plans.accuracy['tf32']['mean_iou'] >= REQUIRED_IOU
+    with TrtRunner(load_manifest(folder)) as runner:
+        assert check_accuracy(runner).passed
+        assert {'encode', 'track'} <= set(runner.captured)
 
 
 def test_second_build_does_nothing(gpu: SimpleNamespace, engine_copy: Path) -> None:
