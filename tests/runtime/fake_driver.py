@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sam2_rt.runtime.cuda import _SIGNATURES
+
 Work = Callable[[], None]
 OUT_OF_MEMORY, INVALID_CONTEXT, ILLEGAL_ADDRESS, CAPTURE_UNSUPPORTED = 2, 201, 700, 900
 
@@ -73,6 +75,8 @@ class FakeDriver:
         function = getattr(self, f'_{name.removesuffix("_v2")}')
 
         def call(*arguments: Any) -> int:
+            for kind, argument in zip(_SIGNATURES[name], arguments, strict=True):
+                kind.from_param(argument)  # as ctypes does, which raises TypeError
             with self._lock:
                 self.calls[name] = self.calls.get(name, 0) + 1
                 code = self.fail.get(name, 0) or self.fault
