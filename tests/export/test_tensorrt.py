@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,17 +25,15 @@ from tests.tensorrt_rules import OPERATORS, problems
 SIZE = 256
 
 
-def export(
-    variant: str, precision: str, folder: Path, names: Sequence[str] = GRAPH_NAMES
-) -> Manifest:
-    """Some graphs of a network with random weights, and nothing else of an engine folder."""
+def export(variant: str, precision: str, folder: Path) -> Manifest:
+    """The graphs of a network with random weights, and nothing else of an engine folder."""
     network = with_random_weights(variant, SIZE, 2, seed=0)
     config = network.model.config
     memory = MemorySpec(2, 6, 15, config.mem_dim, config.hidden_dim)
     specs = graph_specs(SIZE, precision, memory)
     prepared = network.model.prepare_for_export(half=precision == 'fp16')
     weights = WeightFile(folder / WEIGHTS_FILE)
-    for name in names:
+    for name in GRAPH_NAMES:
         graph = export_stage(prepared, name, specs[name])
         weights.take(graph)
         onnx.save(graph, folder / specs[name].file)
@@ -57,12 +54,17 @@ def micro(micro_engine: Path) -> Manifest:
 
 @pytest.fixture(scope='module')
 def micro_half(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return export('micro', 'fp16', tmp_path_factory.mktemp('micro_fp16'), ['encode'])
+    return export('micro', 'fp16', tmp_path_factory.mktemp('micro_fp16'))
 
 
 @pytest.fixture(scope='module')
 def hiera_half(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return export('sam2.1_hiera_tiny', 'fp16', tmp_path_factory.mktemp('hiera_fp16'))
+
+
+@pytest.fixture(scope='module')
+def hiera(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return export('sam2.1_hiera_tiny', 'fp32', tmp_path_factory.mktemp('hiera_fp32'))
 
 
 def plan(library: TensorRT, manifest: Manifest, graph: str, policy: str) -> bytes:
@@ -85,9 +87,14 @@ def test_micro_builds(rtx: TensorRT, micro: Manifest, graph: str) -> None:
     assert len(plan(rtx, micro, graph, 'tf32')) > 100_000
 
 
-def test_the_trunk_of_micro_builds_in_half(rtx: TensorRT, micro_half: Manifest) -> None:
-    """Its other graphs in fp16 are those of Hiera-T."""
-    assert len(plan(rtx, micro_half, 'encode', 'fp16')) > 100_000
+@pytest.mark.parametrize('graph', GRAPH_NAMES)
+def test_micro_builds_in_half(rtx: TensorRT, micro_half: Manifest, graph: str) -> None:
+    assert len(plan(rtx, micro_half, graph, 'fp16')) > 100_000
+
+
+@pytest.mark.parametrize('graph', GRAPH_NAMES)
+def test_hiera_builds(rtx: TensorRT, hiera: Manifest, graph: str) -> None:
+    assert len(plan(rtx, hiera, graph, 'tf32')) > 100_000
 
 
 @pytest.mark.parametrize('graph', GRAPH_NAMES)
@@ -111,8 +118,10 @@ def test_hiera_builds_with_attention_in_fp32(
 
 
 @pytest.mark.parametrize('graph', GRAPH_NAMES)
-def test_older_tensorrt_reads_it_too(micro: Manifest, hiera_half: Manifest, graph: str) -> None:
-    for manifest in (micro, hiera_half):
+def test_older_tensorrt_reads_it_too(
+    micro: Manifest, micro_half: Manifest, hiera: Manifest, hiera_half: Manifest, graph: str
+) -> None:
+    for manifest in (micro, micro_half, hiera, hiera_half):
         model = onnx.load(manifest.path(graph), load_external_data=False)
         assert list(problems(model)) == []
 
