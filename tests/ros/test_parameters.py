@@ -1,12 +1,18 @@
 """Parameters: declared with types and ranges, checked together, some of them changeable live."""
 
+import re
+from pathlib import Path
+
 import pytest
 import rclpy
+import yaml
 from rclpy.parameter import Parameter
 
 from sam2_rt.config import TrackerConfig
 from sam2_rt.errors import ConfigError
 from sam2_rt.ros import parameters
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -23,6 +29,31 @@ def test_the_defaults_are_those_of_the_tracker(node) -> None:
     assert config.tracker_config(engine_limit=3).max_objects == 3
     assert config.threads is None
     assert config.auto_prompt.labels == frozenset()
+
+
+def flat(values, prefix=''):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f'{prefix}{name}.')
+        else:
+            yield prefix + name, value
+
+
+def test_the_shipped_file_has_every_default() -> None:
+    text = (REPOSITORY / 'launch' / 'sam2_rt.yaml').read_text(encoding='utf-8')
+    shipped = dict(flat(yaml.safe_load(text)['/**']['ros__parameters']))
+    by_argument = {'engine', 'backend'}  # of the launch file
+    assert shipped == {
+        name: option.default
+        for name, option in parameters.OPTIONS.items()
+        if name not in by_argument
+    }
+
+
+def test_every_parameter_is_documented() -> None:
+    rows = (REPOSITORY / 'docs' / 'ros.md').read_text(encoding='utf-8').splitlines()
+    names = {name for row in rows if row.startswith('| `') for name in re.findall('`(.+?)`', row)}
+    assert set(parameters.OPTIONS) <= names
 
 
 def test_every_parameter_is_described(node) -> None:

@@ -100,11 +100,20 @@ def beginning(name: str, count: int) -> Clip:
 @pytest.fixture
 def micro(start) -> tuple[Process, Client]:
     """A node with the bundled engine, and a client that has had its first answer."""
-    process, client = start(**MICRO, max_objects=1)
+    process, client = start(**MICRO, max_objects=2)
     client.connected()
     client.track(np.zeros((720, 1280, 3), np.uint8))
     client.reset()
     return process, client
+
+
+def folder_of(clip: Clip, folder: Path) -> Path:
+    """Writes the frames as files that lose nothing."""
+    made = folder / 'clip'
+    made.mkdir()
+    for index, frame in enumerate(clip.frames):
+        cv2.imwrite(str(made / f'{index:02d}.png'), frame, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return made
 
 
 def prompt(box: Box, object_id: str):
@@ -118,11 +127,11 @@ def prompt(box: Box, object_id: str):
 class CommandLine:
     """`sam2_rt track` on a source, with the engine and backend of MICRO, while the graph works."""
 
-    def __init__(self, source: Path, box: Box, folder: Path) -> None:
+    def __init__(self, source: Path, box: Box, folder: Path, *prompts: object) -> None:
         self._masks, self._lines = folder / 'masks', folder / 'objects.jsonl'
         self._log = folder / 'track.log'
         words = ['track', source, '--object', 'it', '--box', ','.join(map(str, box))]
-        words += ['--masks', self._masks, '--json', self._lines]
+        words += [*prompts, '--masks', self._masks, '--json', self._lines]
         for name, value in MICRO.items():
             words += [f'--{name}', value]
         command = [sys.executable, '-m', 'sam2_rt', *map(str, words)]
@@ -131,24 +140,27 @@ class CommandLine:
                 command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stderr=log
             )
 
-    def states(self, client: Client, stamps: Mapping[int, int]) -> list[str]:
-        """Checks mask and presence of the frames that came back; returns all frames' states.
+    def states(self, client: Client, stamps: Mapping[int, int]) -> list[dict[str, str]]:
+        """Checks masks and presence of the frames that came back.
+
+        Returns:
+            State by object id, of every frame of the source.
 
         Args:
             client: has the graph's answers.
             stamps: of each frame that is compared, by its index.
         """
         assert self._process.wait(240) == 0, self._log.read_text()
-        objects = [json.loads(line)['objects'][0] for line in self._lines.open()]
+        frames = [json.loads(line)['objects'] for line in self._lines.open()]
         for index, stamp in stamps.items():
             mask = cv2.imread(str(self._masks / f'{index:06d}.png'), cv2.IMREAD_UNCHANGED)
             different = np.count_nonzero(client.labels(stamp) != mask)
             assert different == 0, f'frame {index}: {different} pixels of the mask differ'
-            (ours,), theirs = client.objects[stamp].detections, objects[index]
-            assert ours.id == theirs['id']
-            assert round(ours.results[0].hypothesis.score, 5) == theirs['probability']
-            assert (ours.bbox.size_x > 0) == (theirs['state'] == 'visible'), f'frame {index}'
-        return [item['state'] for item in objects]
+            assert client.ids(stamp) == [item['id'] for item in frames[index]]
+            for ours, theirs in zip(client.objects[stamp].detections, frames[index], strict=True):
+                assert round(ours.results[0].hypothesis.score, 5) == theirs['probability']
+                assert (ours.bbox.size_x > 0) == (theirs['state'] == 'visible'), f'frame {index}'
+        return [{item['id']: item['state'] for item in objects} for objects in frames]
 
 
 def play(client: Client, folder: Path, box: Box, rate: float) -> list[int]:
@@ -179,10 +191,7 @@ def test_a_video_source_and_the_node_give_what_the_command_line_gives(
 ) -> None:
     _, client = micro
     clip = beginning(name, FEW)
-    folder = tmp_path / 'clip'
-    folder.mkdir()
-    for index, frame in enumerate(clip.frames):
-        cv2.imwrite(str(folder / f'{index}.png'), frame, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    folder = folder_of(clip, tmp_path)
     command_line = CommandLine(folder, clip.box, tmp_path)
     for rate in (12.0, 6.0, 3.0):
         stamps = play(client, folder, clip.box, rate)
@@ -221,7 +230,32 @@ def test_every_frame_of_a_real_clip_gives_what_the_command_line_gives(
     now = 'visible'
     for stamp, state in zip(stamps[1:], states[1:], strict=True):
         now = told.get(stamp, now)  # it is told whenever it changes
-        assert now == state, f'at {stamp / 1e9:.2f} s'
+        assert now == state['it'], f'at {stamp / 1e9:.2f} s'
+
+
+def test_a_correction_and_a_second_object_give_what_they_give_the_command_line(
+    micro, tmp_path: Path
+) -> None:
+    process, client = micro
+    clip = generated(FEW)
+    later = ('--object', 'it', '--at', 8, '--background', '600,200')
+    later += ('--object', 'patch', '--at', 16, '--point', '1000,600')
+    command_line = CommandLine(folder_of(clip, tmp_path), clip.box, tmp_path, *later)
+    prompts = {
+        0: prompt(clip.box, 'it'),
+        8: detection(600, 200, id='it', label='background'),
+        16: detection(1000, 600, id='patch'),
+    }
+    stamps = {}
+    for index, frame in enumerate(clip.frames):
+        stamps[index] = client.track(frame, 1 + index * PERIOD_NS, 'bgr8', patience=5)
+        if index in prompts:
+            before = process.text().count('prompted on the newest frame')
+            client.prompt(prompts[index])
+            eventually(lambda before=before: process.text().count('prompted on') > before)
+            del stamps[index]  # the command line shows it with the prompt, the graph without
+    states = command_line.states(client, stamps)
+    assert [list(each) for each in states] == 16 * [['it']] + (FEW - 16) * [['it', 'patch']]
 
 
 # -- late prompts --------------------------------------------------------------------------------

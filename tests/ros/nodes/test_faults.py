@@ -1,5 +1,6 @@
 """Bad cameras, bad prompts, bad settings: told about, survived, and without effect on the rest."""
 
+import math
 import subprocess
 import sys
 import time
@@ -7,10 +8,11 @@ from array import array
 from collections import Counter
 
 import cv2
+import numpy as np
 import psutil
 import pytest
 from geometry_msgs.msg import PointStamped
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 
 from sam2_rt.ros.convert import header, image_from
 from tests.ros.graph import (
@@ -130,6 +132,45 @@ def test_a_camera_that_stops_is_called_stale_until_it_is_back(watched) -> None:
     assert client.set_parameter('stale_after_s', 1.0) == (True, '')
 
 
+SHORT = image_from(np.ones((240, 320), np.uint8), 'mono8', header(0, 'camera'))
+SHORT.data = SHORT.data[:100]
+
+
+@pytest.mark.parametrize(
+    ('topic', 'message', 'words'),
+    [
+        ('prompt', detection(math.nan, 5, id='b'), 'not a finite number'),
+        ('prompt', detection(5, 5, -4, -4, id='b'), 'size -4 x -4'),
+        ('prompt', detection(900, 900, id='b'), 'is outside the image'),
+        ('prompt', detection(900, 900, 20, 20, id='b'), 'does not touch the image'),
+        ('prompt', detection(5, 5, label='background'), 'needs the id of the object'),
+        ('prompt_mask', broken(), "encoding 'rgb8' is not a label image"),
+        ('prompt_mask', SHORT, 'data has 100 bytes'),
+        (
+            'prompt_mask',
+            image_from(np.ones((24, 32), np.uint8), 'mono8', header(0, 'camera')),
+            'expected a mask of the size of its frame',
+        ),
+        (
+            'prompt_mask',
+            image_from(np.zeros((240, 320), np.uint8), 'mono8', header(0, 'camera')),
+            'every pixel is 0',
+        ),
+    ],
+)
+def test_a_malformed_prompt_is_refused_and_told(watched, topic, message, words) -> None:
+    process, client = watched
+    said = process.text().count(words)
+    if topic == 'prompt':
+        client.prompt(message)
+    else:
+        masks = client.node.create_publisher(Image, f'{client.name}/{topic}', 10)
+        eventually(masks.get_subscription_count)
+        masks.publish(message)
+    eventually(lambda: process.text().count(words) > said, what=lambda: process.text())
+    assert 'Traceback' not in process.text()
+
+
 def test_a_flood_of_prompts_is_answered_to_the_last_and_frames_go_on(watched) -> None:
     process, client = watched
     clicks = client.node.create_publisher(PointStamped, f'{client.name}/prompt_point', 1000)
@@ -200,6 +241,7 @@ def test_a_parameter_set_to_nonsense_is_refused(watched, name, value, words) -> 
     assert words in reason
 
 
+@pytest.mark.transport
 def test_a_camera_killed_in_mid_frame_takes_nothing_with_it(watched) -> None:
     process, client = watched
     stream = (

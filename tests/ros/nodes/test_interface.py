@@ -9,6 +9,8 @@ from std_msgs.msg import String
 from sam2_rt.ros.convert import header, image_from, stamp_ns
 from tests.ros.graph import BOTH, LEFT, RIGHT, detection, eventually, scene
 
+pytestmark = pytest.mark.transport
+
 
 def value_at(client, stamp, place):
     x, y = place

@@ -10,10 +10,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from runpy import run_path
 from xml.etree import ElementTree
 
 import cv2
 import pytest
+from launch import LaunchContext
+from launch.actions import SetEnvironmentVariable
+from launch.utilities import perform_substitutions
 
 from tests.ros.graph import LEFT, RED, REPOSITORY, Client, detection, eventually, scene
 
@@ -134,6 +138,24 @@ def test_colcon_test_takes_a_selection(installed: Path) -> None:
     assert all('tests.ros.' in module for module in modules)
 
 
+@pytest.mark.parametrize('tuned', [True, False])
+def test_the_launch_file_switches_the_transport_settings(tuned: bool) -> None:
+    path = REPOSITORY / 'launch' / 'sam2_rt.launch.py'
+    file = run_path(str(path))
+    context = LaunchContext()
+    defaults = {name: default for name, (default, _) in file['ARGUMENTS'].items()}
+    context.launch_configurations.update(defaults, tune_transport=str(tuned).lower())
+    settings = {
+        perform_substitutions(context, action.name): perform_substitutions(context, action.value)
+        for action in file['launch_setup'](context)
+        if isinstance(action, SetEnvironmentVariable)
+    }
+    assert ('CYCLONEDDS_URI' in settings) == tuned
+    assert ('FASTRTPS_DEFAULT_PROFILES_FILE' in settings) == tuned
+    for value in settings.values():
+        ElementTree.parse(value.removeprefix('file://'))
+
+
 def test_ros2_run_starts_the_node(installed: Path, tiny_engine: Path, ros: None) -> None:
     command = sourced(
         f'exec {sys.executable} -c "{ROS2}" run sam2_rt sam2_rt_node --ros-args '
@@ -149,7 +171,7 @@ def test_ros2_run_starts_the_node(installed: Path, tiny_engine: Path, ros: None)
     finally:
         client.close()
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(10)
+        assert process.wait(10) == 0
 
 
 def test_the_launch_file_runs_camera_tracker_and_recorder(
