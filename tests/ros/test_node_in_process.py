@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from sam2_rt.errors import BackendError
@@ -57,6 +58,35 @@ def test_an_engine_that_fails_to_warm_up_is_released(node, runners, monkeypatch)
     monkeypatch.setattr(FakeRunner, 'warm_up', fail)
     assert node.trigger_configure() == FAILURE
     assert [runner.closed for runner in runners] == [1]
+
+
+def test_plans_are_built_before_the_engine_is_opened_if_asked(node, runners, monkeypatch) -> None:
+    built = []
+
+    def build(folder, *, progress) -> None:
+        progress('building')
+        built.append((folder, len(runners)))
+
+    monkeypatch.setattr(node_module, 'build', build)
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_cleanup() == SUCCESS
+    assert built == []
+    node.set_parameters([Parameter('engine', value='some'), Parameter('build_plans', value=True)])
+    assert node.trigger_configure() == SUCCESS
+    assert built == [('some', 1)]
+
+
+def test_plans_that_cannot_be_built_leave_the_node_unconfigured(
+    node, runners, monkeypatch
+) -> None:
+    def build(folder, *, progress) -> None:
+        raise BackendError('no NVIDIA driver')
+
+    monkeypatch.setattr(node_module, 'build', build)
+    node.set_parameters([Parameter('build_plans', value=True)])
+    assert node.trigger_configure() == FAILURE
+    assert runners == []
+    assert node._problem == 'cannot configure: no NVIDIA driver'
 
 
 def test_images_before_activation_and_after_deactivation_have_no_subscription(node) -> None:
