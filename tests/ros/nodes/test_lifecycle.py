@@ -131,14 +131,14 @@ def test_a_signal_ends_the_node_at_once_and_cleanly(start, number) -> None:
 
 
 def test_a_signal_ends_a_node_that_is_deep_in_a_graph(start) -> None:
-    process, client = start(prelude=slow_engine(1.5), autostart=False)
+    process, client = start(prelude=slow_engine(1.0), autostart=False)
     assert client.change_state(CONFIGURE, seconds=60)
     assert client.change_state(ACTIVATE)
     client.connected()
     client.prompt(detection(*LEFT, id='a'))
     eventually(lambda: client.send_image(BOTH) and 'no frame' in process.text())
     client.prompt(detection(*LEFT, id='a'))
-    time.sleep(0.5)  # encode and prompt have begun, and take 3 s
+    time.sleep(0.5)  # encode and prompt have begun, and take 2 s
     code, seconds = process.stop(signal.SIGTERM)
     assert code == 0, process.text()
     assert seconds < 2.0

@@ -102,21 +102,24 @@ class Stage:
     ) -> Measured:
         """Publishes like a camera: at its own pace, whatever becomes of the images."""
         stamps: list[int] = []
+        questions = 0
         answers: list[float] = []
         start = time.monotonic()
         for index in range(round(rate * seconds)):
             time.sleep(max(0.0, start + index / rate - time.monotonic()))
             stamps.append(client.send_image(image))
             if index % 5 == 0:
+                questions += 1
                 asked = time.monotonic()
                 future = self._ask[client].call_async(SetBool.Request(data=False))
                 future.add_done_callback(
                     lambda _, asked=asked: answers.append(1e3 * (time.monotonic() - asked))
                 )
         sent = time.monotonic() - start
-        time.sleep(0.5)  # for the last answers
+        time.sleep(0.5)  # for the last masks
+        eventually(lambda: len(answers) == questions, what='answers of the service')
         lines = (line.split() for line in self._witness.text().splitlines())
-        seen = {int(line[1]): float(line[2]) for line in lines if line[0] == topic}
+        seen = {int(line[1]): float(line[2]) for line in lines if line[:1] == [topic]}
         ages = {stamp: seen[stamp] for stamp in stamps if stamp in seen}
         return Measured(stamps, (len(stamps) - 1) / sent, ages, answers)
 
