@@ -19,6 +19,7 @@ from std_srvs.srv import SetBool
 from tests.ros.graph import (
     LEFT,
     RED,
+    REPOSITORY,
     Client,
     Process,
     detection,
@@ -182,7 +183,7 @@ class Trial:
 
 @pytest.fixture
 def stage(start, tmp_path: Path, request):
-    _, client = start(prelude=slow_engine(request.param))
+    _, client = start(**request.param)
     client.connected()
     made = Stage(client, tmp_path)
     yield made
@@ -193,9 +194,25 @@ def stage(start, tmp_path: Path, request):
     ('stage', 'image', 'rate', 'works'),
     [
         # The newest image waits a period at most …
-        pytest.param(0.004, HD, 30, 1, id='HD at 30 Hz', marks=pytest.mark.transport),
+        pytest.param(
+            {'prelude': slow_engine(0.004)},
+            HD,
+            30,
+            1,
+            id='HD at 30 Hz',
+            marks=pytest.mark.transport,
+        ),
+        pytest.param(
+            {'engine': str(REPOSITORY / 'engines' / 'micro'), 'threads': 0},
+            HD,
+            30,
+            1,
+            id='HD at 30 Hz, bundled engine',
+        ),
         # … and never longer than the work on the one before.
-        pytest.param(0.05, SMALL, 60, 2, id='60 Hz before a slow engine'),
+        pytest.param(
+            {'prelude': slow_engine(0.05)}, SMALL, 60, 2, id='60 Hz before a slow engine'
+        ),
     ],
     indirect=['stage'],
 )
