@@ -7,7 +7,6 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='needs PyTorch')
 
-from export.micro.calibrate import best_threshold  # noqa: E402
 from export.micro.prompts import box_prompt, click_prompt, corrective_click  # noqa: E402
 from export.micro.samples import CLIPS, STILLS, Samples, collate  # noqa: E402
 from export.micro.train import Trainer, curriculum, learning_rate, phase_at  # noqa: E402
@@ -109,13 +108,6 @@ def test_a_correction_points_at_the_larger_error():
     predicted[10:16, 10:16] = True
     assert corrective_click(predicted, truth, scale=4)[1].tolist() == [0, -1]
     assert corrective_click(truth, truth, scale=4)[1].tolist() == [-1, -1]
-
-
-def test_calibration_finds_the_line_between_visible_and_hidden():
-    visible, hidden = np.array([3.0, 2.5, 2.0, 0.5]), np.array([1.0, 0.8, 1.2, 0.0])
-    threshold, right = best_threshold(visible, hidden)
-    assert 1.2 <= threshold < 2.0
-    assert right == (3 / 4 + 1) / 2
 
 
 def test_folding_the_normalisation_changes_nothing():
