@@ -196,7 +196,7 @@ def test_a_flood_of_prompts_is_answered_to_the_last_and_frames_go_on(watched) ->
 
     memory = psutil.Process(process.popen.pid).memory_info
     sizes, tracked = [], []
-    for _ in range(3):
+    for _ in range(4):
         reports = len(client.health)
         eventually(lambda reports=reports: len(client.health) > reports, what='health')
         before = answers(Counter())
@@ -211,6 +211,7 @@ def test_a_flood_of_prompts_is_answered_to_the_last_and_frames_go_on(watched) ->
         assert bool(warnings) == bool(after['refused'])
         assert warnings <= 10
         ages = [client.arrived[stamp] - stamp / 1e9 for stamp in stamps if stamp in client.arrived]
+        assert ages
         assert max(ages) < 1.0
         tracked += ages
         sizes.append(memory().rss / 1e6)
@@ -218,9 +219,10 @@ def test_a_flood_of_prompts_is_answered_to_the_last_and_frames_go_on(watched) ->
             f'{dict(after)}, {warnings} warnings; {len(ages)} of {len(stamps)} images tracked, '
             f'each within {max(ages):.2f} s; {sizes[-1]:.1f} MB'
         )
-    assert len(tracked) >= 15
-    # The first thousands fill queues, the log's among them.
-    assert sizes[-1] < sizes[-2] + 3
+    # Up to 16 prompts come between two images: a handful is tracked while the flood lasts.
+    assert len(tracked) >= 5
+    # The first thousands fill queues, the log's among them: 40 floods end 10 MB above the first.
+    assert sizes[-1] < sizes[0] + 12
     assert client.set_parameter('click_object', '') == (True, '')
 
 
