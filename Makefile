@@ -36,8 +36,7 @@ format: $(WORKSHOP)/.ready
 # Tests that need torch live in tests/export and tests/parity, which pytest leaves out unless named.
 test-robot: $(ROBOT)/.ready
 	rm -f .coverage .coverage.*
-	$(IN_ROBOT) coverage run -m pytest tests \
-	  --ignore tests/ros
+	$(IN_ROBOT) coverage run -m pytest tests --ignore tests/ros
 
 test-ros: $(ROBOT)/.ready
 	$(IN_ROBOT) coverage run tests/ros/environment.py test

@@ -57,8 +57,9 @@ def _one_thread() -> None:
 def average_gradients(model: nn.Module) -> None:
     """Replaces every gradient by its mean over the processes; does nothing where there is one.
 
-    In place: a fused optimiser reads a gradient as if it lay in memory as its parameter does,
-    which autograd sees to and a new tensor would not.
+    A parameter that nothing used gets zeros. It is done in place: a fused optimiser reads a
+    gradient as if it lay in memory as its parameter does, which autograd sees to and a new tensor
+    would not.
     """
     if not dist.is_initialized():
         return

@@ -3,17 +3,12 @@
 import cv2
 import pytest
 
-from tests.sources.pictures import FPS, FRAMES, SIZE, picture
+from tests.sources.pictures import picture, write_video
 
 
 @pytest.fixture
 def video(tmp_path):
-    path = tmp_path / 'video.avi'
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), FPS, SIZE)
-    for index in range(FRAMES):
-        writer.write(picture(index))
-    writer.release()
-    return path
+    return write_video(tmp_path / 'video.avi', 'MJPG')
 
 
 @pytest.fixture

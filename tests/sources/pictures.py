@@ -1,5 +1,6 @@
 """Pictures that know their number, and files that break off."""
 
+import cv2
 import numpy as np
 
 SIZE = (64, 48)
@@ -14,6 +15,14 @@ def picture(index):
 
 def index_of(frame):
     return round(float(frame.image.mean()) / 8)
+
+
+def write_video(path, codec):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), FPS, SIZE)
+    for index in range(FRAMES):
+        writer.write(picture(index))
+    writer.release()
+    return path
 
 
 def truncated(path, keep):

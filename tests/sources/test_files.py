@@ -8,7 +8,7 @@ from sam2_rt import sources
 from sam2_rt.errors import SourceError
 from sam2_rt.sources import ImageFolder, VideoFile, open_source, read_image
 from sam2_rt.sources.files import natural_key
-from tests.sources.pictures import FPS, FRAMES, SIZE, index_of, picture, truncated
+from tests.sources.pictures import FPS, FRAMES, index_of, truncated, write_video
 
 
 def test_a_video_yields_every_frame_with_its_time(video):
@@ -123,11 +123,7 @@ def test_a_file_that_is_no_video(tmp_path, name, content, message):
 
 
 def test_a_video_without_its_index_cannot_be_opened(tmp_path):
-    path = tmp_path / 'video.mp4'
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), FPS, SIZE)
-    for index in range(FRAMES):
-        writer.write(picture(index))
-    writer.release()
+    path = write_video(tmp_path / 'video.mp4', 'mp4v')
     with pytest.raises(SourceError, match='it is truncated'):
         VideoFile(truncated(path, keep=0.6))
 
