@@ -26,6 +26,11 @@ class LatestFrame(Generic[T]):
         self.received = 0
         self.dropped = 0
 
+    @property
+    def waiting(self) -> bool:
+        """Whether an item is there to be taken."""
+        return self._item is not None
+
     def put(self, item: T) -> None:
         """Stores the item in place of any older one."""
         with self._changed:

@@ -72,8 +72,9 @@ class _Submission(NamedTuple):
 class TrackingStream:
     """Runs a tracker in a worker thread, which from then on owns it.
 
-    Commands are executed in the order in which they came, before the next frame is taken. Their
-    errors go into their futures. A frame that cannot be used (InputError) is reported and skipped;
+    Commands are executed in the order in which they came, before the next frame is taken; those
+    that would keep a waiting frame for longer than a frame's work come after it. Their errors go
+    into their futures. A frame that cannot be used (InputError) is reported and skipped;
     any other failure, in the result callback as well, stops the stream and is reported.
 
     Args:
@@ -116,6 +117,7 @@ class TrackingStream:
         self._processed = self._refused = self._ignored = 0
         self._seconds: dict[str, Rolling] = {}
         self._last_done_s: float | None = None
+        self._frame_s = float('inf')  # what the last frame took
 
     def start(self) -> None:
         """Starts the worker; a stream is started once."""
@@ -259,8 +261,7 @@ class TrackingStream:
         Returns:
             True if a frame was taken.
         """
-        # Bounded, so that a flood of commands cannot starve the frames.
-        flooded = all(self._run_command() for _ in range(self._max_commands))
+        flooded = self._run_commands()
         submission = self._frames.take(
             0 if flooded else timeout,
             unless=lambda: self._closed or (bool(self._commands) and not flooded),
@@ -272,6 +273,19 @@ class TrackingStream:
     def _work(self) -> None:
         while not self._closed:
             self.spin_once()
+
+    def _run_commands(self) -> bool:
+        """Executes those that wait; True if the frames come first now though some may be left.
+
+        A flood of commands halves the rate of the frames at worst.
+        """
+        end_s = self._clock() + self._frame_s
+        for _ in range(self._max_commands):
+            if not self._run_command():
+                return False
+            if self._frames.waiting and self._clock() >= end_s:
+                break
+        return True
 
     def _run_command(self) -> bool:
         """Executes the command that came first; False if none waits."""
@@ -316,6 +330,7 @@ class TrackingStream:
             self._fail(error)
             return
         done_s = self._clock()
+        self._frame_s = done_s - start_s
         seconds['publish'] = done_s - ready_s
         seconds['age'] = (self._clock_ns() - frame.stamp_ns) / 1e9
         if self._last_done_s is not None:

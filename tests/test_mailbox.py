@@ -18,7 +18,9 @@ def test_a_taken_item_is_not_a_drop():
     mailbox = LatestFrame()
     for item in range(5):
         mailbox.put(item)
+        assert mailbox.waiting
         assert mailbox.take(0) == item
+        assert not mailbox.waiting
     assert (mailbox.received, mailbox.dropped) == (5, 0)
 
 

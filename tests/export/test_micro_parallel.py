@@ -20,7 +20,8 @@ from export.micro.parallel import average_gradients, launch  # noqa: E402
 def network():
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
-    layers.unused = nn.Parameter(torch.ones(2))
+    layers.sometimes = nn.Parameter(torch.ones(2, 2))
+    layers.never = nn.Parameter(torch.ones(2, 2))
     return layers.to(memory_format=torch.channels_last)
 
 
@@ -30,11 +31,11 @@ def loss_on(layers, rank):
 
 
 def learn(folder, rank):
-    """A step of one process, as the trainer makes it; rank 1 also has a use for `unused`."""
+    """A step of one process, as the trainer makes it; rank 1 alone has a use for `sometimes`."""
     layers = network()
     optimiser = torch.optim.AdamW(layers.parameters(), lr=0.1, fused=True)
     loss = loss_on(layers, rank)
-    (loss + layers.unused.sum() if rank == 1 else loss).backward()
+    (loss + layers.sometimes.sum() if rank == 1 else loss).backward()
     average_gradients(layers)
     optimiser.step()
     torch.save(layers.state_dict(), folder / f'{rank}.pt')
@@ -53,13 +54,15 @@ def test_two_processes_step_as_one_with_both_of_their_batches(tmp_path):
     # The plain optimiser does not care how a gradient lies in memory; the fused one does.
     layers = network()
     optimiser = torch.optim.AdamW(layers.parameters(), lr=0.1, fused=False)
-    total = loss_on(layers, 0) + loss_on(layers, 1) + layers.unused.sum()
+    total = loss_on(layers, 0) + loss_on(layers, 1) + layers.sometimes.sum()
     (total / 2).backward()
     optimiser.step()
 
     for name, expected in layers.state_dict().items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], expected, msg=lambda text, n=name: f'{n}: {text}')
+    # No gradient, not a gradient of zeros, which would let the weight decay go on.
+    assert torch.equal(first['never'], torch.ones(2, 2))
 
 
 def test_one_process_is_this_one():

@@ -9,7 +9,7 @@ torch = pytest.importorskip('torch', reason='needs PyTorch')
 
 from export.micro.prompts import box_prompt, click_prompt, corrective_click  # noqa: E402
 from export.micro.samples import CLIPS, STILLS, Samples, collate  # noqa: E402
-from export.micro.train import Trainer, curriculum, learning_rate, phase_at  # noqa: E402
+from export.micro.train import Trainer, curriculum, cycle_at, learning_rate, phase_at, steps_of  # noqa: E402
 from export.micro.unroll import Teaching  # noqa: E402
 from export.model.conv_trunk import ConvTrunkConfig  # noqa: E402
 
@@ -75,12 +75,18 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     assert torch.equal(one.average.state['no_mem_embed'], other.average.state['no_mem_embed'])
 
 
-def test_phases_follow_each_other_and_the_rate_falls():
-    phases = curriculum(10, 20, 30)
-    assert [phase_at(phases, step)[0].name for step in (0, 9, 10, 29, 30, 59)] == [
-        'stills', 'stills', 'short', 'short', 'long', 'long',
-    ]  # fmt: skip
-    assert phase_at(phases, 20) == (phases[1], 0.5)
+def test_phases_follow_each_other_and_the_rate_falls_in_every_cycle():
+    cycles = curriculum(0.01)
+    first, second = cycles
+    assert [phase.name for phase in first] == ['stills', 'short', 'long']
+    steps = np.cumsum([phase.steps for phase in first])
+    assert steps_of(first) == steps[-1]
+    for phase, end in zip(first, steps, strict=True):
+        assert phase_at(first, end - phase.steps) == (phase, 0.0)
+        assert phase_at(first, end - 1) == (phase, 1 - 1 / phase.steps)
+    assert cycle_at(cycles, steps[-1] - 1) == (first, steps[-1] - 1)
+    assert cycle_at(cycles, steps[-1]) == (second, 0)
+    assert cycle_at(cycles, steps[-1] + 7) == (second, 7)
     rates = [learning_rate(1.0, step, 1000) for step in (0, 99, 500, 999)]
     assert rates[0] < rates[2] < rates[1] == 1.0
     assert rates[3] == pytest.approx(0.02, abs=1e-3)

@@ -1,6 +1,7 @@
 """Commands of a stream: in order, bounded, and none is lost without a word."""
 
 import threading
+from functools import partial
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.stream.worker import CLICK, MS, TIMEOUT_S, Setup, frame
 
 
 def test_commands_run_in_order_before_the_next_frame():
-    setup = Setup()
+    setup = Setup(work=lambda _: setup.clock.advance(0.05))
     setup.stream.submit(frame(1))
     setup.stream.spin_once(0)
     setup.stream.submit(frame(2))
@@ -68,6 +69,31 @@ def test_commands_that_beget_commands_do_not_starve_the_frames():
     setup.stream.call(again)
     setup.stream.submit(frame())
     assert setup.stream.spin_once(0)
+
+
+def test_commands_keep_a_waiting_frame_no_longer_than_a_frame_takes():
+    setup = Setup(work=lambda _: setup.clock.advance(0.05), max_commands=64)
+    slow = partial(setup.clock.advance, 0.02)
+    setup.stream.submit(frame(0))
+    setup.stream.spin_once(0)
+    setup.stream.submit(frame(1))
+    futures = [setup.stream.call(slow) for _ in range(10)]
+    turns = []
+    while not futures[-1].done():
+        setup.stream.submit(frame())
+        before = sum(future.done() for future in futures)
+        assert setup.stream.spin_once(0)
+        turns.append(sum(future.done() for future in futures) - before)
+    assert turns == [3, 3, 3, 1]
+
+
+def test_commands_are_not_held_back_while_no_frame_waits():
+    setup = Setup(work=lambda _: setup.clock.advance(0.05), max_commands=64)
+    setup.stream.submit(frame())
+    setup.stream.spin_once(0)
+    futures = [setup.stream.call(partial(setup.clock.advance, 0.02)) for _ in range(10)]
+    setup.stream.spin_once(0)
+    assert all(future.done() for future in futures)
 
 
 def test_commands_that_beget_commands_need_no_frames_to_go_on():

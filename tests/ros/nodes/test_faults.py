@@ -219,8 +219,8 @@ def test_a_flood_of_prompts_is_answered_to_the_last_and_frames_go_on(watched) ->
             f'{dict(after)}, {warnings} warnings; {len(ages)} of {len(stamps)} images tracked, '
             f'each within {max(ages):.2f} s; {sizes[-1]:.1f} MB'
         )
-    # Up to 16 prompts come between two images: a handful is tracked while the flood lasts.
-    assert len(tracked) >= 5
+    # Prompts take half of the worker's time at most: nearly all of the 124 images are tracked.
+    assert len(tracked) >= 60
     # The first thousands fill queues, the log's among them: 40 floods end 10 MB above the first.
     assert sizes[-1] < sizes[0] + 12
     assert client.set_parameter('click_object', '') == (True, '')
