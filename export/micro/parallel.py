@@ -57,16 +57,21 @@ def _one_thread() -> None:
 def average_gradients(model: nn.Module) -> None:
     """Replaces every gradient by its mean over the processes; does nothing where there is one.
 
-    A parameter that nothing used gets zeros. It is done in place: a fused optimiser reads a
-    gradient as if it lay in memory as its parameter does, which autograd sees to and a new tensor
-    would not.
+    A parameter that no process used keeps no gradient, so that the optimiser leaves it alone. It
+    is done in place: a fused optimiser reads a gradient as if it lay in memory as its parameter
+    does, which autograd sees to and a new tensor would not.
     """
     if not dist.is_initialized():
         return
-    for parameter in model.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in model.parameters()]
+    parameters = list(model.parameters())
+    used = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int)
+    dist.all_reduce(used)
+    gradients = []
+    for parameter, times in zip(parameters, used.tolist(), strict=True):
+        if times:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()

@@ -1,4 +1,4 @@
-"""Trains `micro` from nothing: generated stills first, then generated clips.
+"""Trains `micro` from nothing: generated stills first, then generated clips, in two cycles.
 
     python -m export.micro.train --out out/micro
 
@@ -26,7 +26,7 @@ import torch
 from export.micro.curves import draw_curves
 from export.micro.initialise import initialise
 from export.micro.parallel import average_gradients, launch
-from export.micro.samples import CLIPS, STILLS, Batch, Recipe, Samples, collate
+from export.micro.samples import CLIPS, LIVELY, STILLS, Batch, Recipe, Samples, collate
 from export.micro.unroll import Teaching, clip_loss
 from export.model import SAM2
 from export.model.variants import MICRO
@@ -58,32 +58,66 @@ class Phase:
     forcing: tuple[float, float] = (0.0, 0.0)
 
 
-def curriculum(stills: int, short: int, long: int) -> tuple[Phase, ...]:
-    """Single images, then clips of 4 frames, then of 8.
+Cycle = tuple[Phase, ...]
 
-    The first phase shows crops of a quarter of the area, in which objects are as large in pixels
-    as in full views: a step costs a quarter, and what the convolutions learn carries over.
+
+def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
+    """Cycles of phases; with every cycle the learning rate starts again from its peak.
+
+    The first learns to segment, from single images, then what a memory is for, from clips of 4
+    frames and of 8. The second is about telling objects apart over time. Both begin with crops of
+    a quarter of the area, in which objects are as large in pixels as in full views: a step costs
+    a quarter, and what is learned carries over.
+
+    Args:
+        share: Of the full number of steps, for a quick look.
     """
     crops = replace(STILLS, image_size=IMAGE_SIZE // 2, magnify=1.6)
     near = replace(CLIPS, length=4, magnify=1.3)
-    return (
-        Phase('stills', stills, crops, 12, (1.0, 0.2)),
-        Phase('short', short, near, 3, (0.3, 0.0), (0.6, 0.0)),
-        Phase('long', long, CLIPS, 2, (0.0, 0.0)),
+    pursuit = replace(CLIPS, length=6, image_size=IMAGE_SIZE // 2, magnify=1.6, mix=LIVELY)
+    again = replace(CLIPS, mix=LIVELY)
+    cycles = (
+        (
+            Phase('stills', 3000, crops, 12, (1.0, 0.2)),
+            Phase('short', 1600, near, 3, (0.3, 0.0), (0.6, 0.0)),
+            Phase('long', 1500, CLIPS, 2, (0.0, 0.0)),
+        ),
+        (
+            Phase('pursuit', 3400, pursuit, 6, (0.0, 0.0)),
+            Phase('again', 2200, again, 2, (0.0, 0.0)),
+        ),
+    )
+    return tuple(
+        tuple(replace(phase, steps=max(1, round(share * phase.steps))) for phase in cycle)
+        for cycle in cycles
     )
 
 
-def phase_at(phases: tuple[Phase, ...], step: int) -> tuple[Phase, float]:
-    """The phase that a step is in, and how far into it, 0..1."""
-    for phase in phases:
+def steps_of(cycle: Cycle) -> int:
+    """Optimiser steps of all phases together."""
+    return sum(phase.steps for phase in cycle)
+
+
+def cycle_at(cycles: tuple[Cycle, ...], step: int) -> tuple[Cycle, int]:
+    """The cycle that a step of the run is in, and the step's number within it."""
+    for cycle in cycles[:-1]:
+        if step < steps_of(cycle):
+            return cycle, step
+        step -= steps_of(cycle)
+    return cycles[-1], step
+
+
+def phase_at(cycle: Cycle, step: int) -> tuple[Phase, float]:
+    """The phase that a cycle's step is in, and how far into it, 0..1."""
+    for phase in cycle:
         if step < phase.steps:
             return phase, step / phase.steps
         step -= phase.steps
-    return phases[-1], 1.0
+    return cycle[-1], 1.0
 
 
 def learning_rate(peak: float, step: int, total: int) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth."""
+    """Linear warm-up, then a cosine down to a fiftieth, over a cycle of `total` steps."""
     if step < WARM_UP:
         return peak * (step + 1) / WARM_UP
     done = (step - WARM_UP) / max(total - WARM_UP, 1)
@@ -201,14 +235,15 @@ def stream(phase: Phase, seed: tuple[int, ...]) -> Iterator[Batch]:
         yield collate(list(itertools.islice(samples, phase.clips)))
 
 
-def train(trainer: Trainer, phases: tuple[Phase, ...]) -> None:
+def train(trainer: Trainer, cycles: tuple[Cycle, ...]) -> None:
     """Runs the curriculum from the trainer's step to its end; only rank 0 writes and prints."""
-    total = sum(phase.steps for phase in phases)
+    total = sum(map(steps_of, cycles))
     current, batches = None, None
     log: dict[str, list[float]] = defaultdict(list)
     began = time.monotonic()
     while trainer.step < total:
-        phase, done = phase_at(phases, trainer.step)
+        cycle, step = cycle_at(cycles, trainer.step)
+        phase, done = phase_at(cycle, step)
         if batches is None or phase is not current:
             current = phase
             trainer.resize(phase.recipe.image_size)
@@ -217,7 +252,7 @@ def train(trainer: Trainer, phases: tuple[Phase, ...]) -> None:
             balance=float(np.interp(done, (0, 1), phase.balance)),
             forcing=float(np.interp(done, (0, 1), phase.forcing)),
         )
-        rate = learning_rate(trainer.peak, trainer.step, total)
+        rate = learning_rate(trainer.peak, step, steps_of(cycle))
         for name, value in trainer.learn(next(batches), teaching, rate).items():
             log[name].append(value)
         if trainer.rank > 0:
@@ -248,9 +283,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('out/micro'), help='folder of the run')
-    parser.add_argument('--stills', type=int, default=3000, help='steps on single images')
-    parser.add_argument('--short', type=int, default=1600, help='steps on clips of 4 frames')
-    parser.add_argument('--long', type=int, default=1500, help='steps on clips of 8 frames')
+    parser.add_argument(
+        '--share', type=float, default=1.0, help='share of the full number of steps'
+    )
     parser.add_argument('--rate', type=float, default=1.2e-3, help='peak learning rate')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument(
@@ -276,7 +311,7 @@ def _work(arguments: argparse.Namespace, rank: int) -> None:
         trainer.resume(trainer.checkpoint)
         if rank == 0:
             print(f'going on from step {trainer.step}')
-    train(trainer, curriculum(arguments.stills, arguments.short, arguments.long))
+    train(trainer, curriculum(arguments.share))
 
 
 if __name__ == '__main__':
