@@ -16,15 +16,17 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from export.micro.curves import draw_curves
 from export.micro.initialise import initialise
+from export.micro.muon import Muon, hidden_matrices
 from export.micro.parallel import average_gradients, launch
 from export.micro.samples import CLIPS, LIVELY, STILLS, Batch, Recipe, Samples, collate
 from export.micro.unroll import Teaching, clip_loss
@@ -34,6 +36,7 @@ from export.model.variants import MICRO
 IMAGE_SIZE = 256
 WARM_UP = 100
 GRADIENT_LIMIT = 2.0
+WEIGHT_DECAY = 0.02
 LOG_EVERY, SAVE_EVERY = 25, 100
 
 
@@ -83,8 +86,8 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
             Phase('long', 1500, CLIPS, 2, (0.0, 0.0)),
         ),
         (
-            Phase('pursuit', 3400, pursuit, 6, (0.0, 0.0)),
-            Phase('again', 2200, again, 2, (0.0, 0.0)),
+            Phase('pursuit', 2600, pursuit, 6, (0.0, 0.0)),
+            Phase('again', 1900, again, 2, (0.0, 0.0)),
         ),
     )
     return tuple(
@@ -142,7 +145,7 @@ class Average:
 
 
 class Trainer:
-    """Network, optimiser, average and step count: all that a checkpoint holds.
+    """Network, optimisers, average and step count: all that a checkpoint holds.
 
     Args:
         out: Folder of the run.
@@ -160,25 +163,33 @@ class Trainer:
         self._assemble(IMAGE_SIZE)
 
     def _assemble(self, image_size: int) -> None:
-        """Network for a size, with the present weights, and a fresh optimiser."""
+        """Network for a size, with the present weights, and fresh optimisers."""
         weights = self.model.state_dict()
         self.model = SAM2(MICRO, image_size, conditioning_slots=1)
         self.model.load_state_dict(weights)
         self.model = self.model.to(memory_format=torch.channels_last).train()
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        matrices = hidden_matrices(self.model)
+        theirs = set(matrices)
+        others = [p for p in self.model.parameters() if p not in theirs]
         groups = [
-            {'params': decayed, 'weight_decay': 0.02},
-            {'params': plain, 'weight_decay': 0.0},
+            {'params': [p for p in others if p.ndim > 1], 'weight_decay': WEIGHT_DECAY},
+            {'params': [p for p in others if p.ndim <= 1], 'weight_decay': 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=self.peak, betas=(0.9, 0.98), fused=True)
+        self.optimisers = (
+            Muon(matrices, self.peak, WEIGHT_DECAY),
+            torch.optim.AdamW(groups, self.peak, betas=(0.9, 0.98), fused=True),
+        )
 
     def resize(self, image_size: int) -> None:
         """Goes on with images of another size; weights do not depend on it."""
         if image_size != self.model.image_size:
-            state = self.optimiser.state_dict()
+            states = [optimiser.state_dict() for optimiser in self.optimisers]
             self._assemble(image_size)
-            self.optimiser.load_state_dict(state)
+            self._restore(states)
+
+    def _restore(self, states: Sequence[dict[str, Any]]) -> None:
+        for optimiser, state in zip(self.optimisers, states, strict=True):
+            optimiser.load_state_dict(state)
 
     @property
     def checkpoint(self) -> Path:
@@ -189,7 +200,7 @@ class Trainer:
         state = {
             'step': self.step,
             'model': self.model.state_dict(),
-            'optimiser': self.optimiser.state_dict(),
+            'optimisers': [optimiser.state_dict() for optimiser in self.optimisers],
             'average': self.average.state,
         }
         for path, content in (
@@ -204,13 +215,14 @@ class Trainer:
         state = torch.load(path, map_location='cpu', weights_only=True)
         self.step = state['step']
         self.model.load_state_dict(state['model'])
-        self.optimiser.load_state_dict(state['optimiser'])
+        self._restore(state['optimisers'])
         self.average.state = state['average']
 
     def learn(self, batch: Batch, teaching: Teaching, rate: float) -> dict[str, float]:
         """One optimiser step."""
-        for group in self.optimiser.param_groups:
-            group['lr'] = rate
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group['lr'] = rate
         rng = np.random.default_rng((self.seed, self.step, self.rank))
         loss, log = clip_loss(self.model, batch, teaching, rng)
         if not torch.isfinite(loss):
@@ -218,11 +230,12 @@ class Trainer:
                 f'the loss is {loss.item()} at step {self.step}: lower --rate and run again, '
                 f'which goes on from {self.checkpoint}'
             )
-        self.optimiser.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_LIMIT)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.step += 1
         self.average.update(self.model, self.step)
         return {'loss': float(loss.detach()), 'gradient': float(norm), **log}
@@ -286,7 +299,7 @@ def main() -> None:
     parser.add_argument(
         '--share', type=float, default=1.0, help='share of the full number of steps'
     )
-    parser.add_argument('--rate', type=float, default=1.2e-3, help='peak learning rate')
+    parser.add_argument('--rate', type=float, default=1.5e-3, help='peak learning rate')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument(
         '--processes',
