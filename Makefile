@@ -48,7 +48,7 @@ coverage: $(ROBOT)/.ready
 	  else coverage report --omit 'sam2_rt/ros/*'; fi
 
 test-workshop: $(WORKSHOP)/.ready
-	$(IN_WORKSHOP) python -m pytest tests/export tests/parity
+	$(IN_WORKSHOP) python -m pytest tests/export tests/parity -n 2 --dist loadfile --durations 10
 
 $(ROBOT)/.ready: $(NEEDS)
 	@echo 'setting up $(ROBOT) with $(ROBOT_PYTHON)'

@@ -51,7 +51,7 @@ setup(
         'export': ['torch>=2.4', 'onnx', 'onnxruntime', 'onnxslim', 'safetensors', 'tqdm'],
         'test': ['coverage>=7.10', 'onnx', 'onnxruntime', 'psutil', 'pytest<9', 'pytest-timeout'],
         # What the official implementation needs, without its own list (it would pull torchvision).
-        'parity': ['hydra-core', 'iopath', 'pillow', 'tqdm', 'transformers'],
+        'parity': ['hydra-core', 'iopath', 'pillow', 'pytest-xdist', 'tqdm', 'transformers'],
         # What a ROS 2 unpacked from a wheel lacks, and the build tool.
         'ros-test': [
             'argcomplete',
