@@ -54,6 +54,7 @@ class Recipe:
         pace: Tempo, or None for a random one.
         image_size: S of the frames, pixels.
         magnify: See `scenes.generate`.
+        lasting: See `scenes.generate`.
     """
 
     length: int
@@ -64,10 +65,12 @@ class Recipe:
     pace: float | None = None
     image_size: int = 256
     magnify: float = 1.0
+    lasting: float = 0.0
 
 
 STILLS = Recipe(length=1, objects=3, mix=(0.15, 0.1, 0.0, 0.15, 0.6), repeats=4, pace=3.0)
 CLIPS = Recipe(length=8, objects=2, mix=(0.05, 0.45, 0.2, 0.15, 0.15), repeats=3)
+HIDING = (0.05, 0.55, 0.25, 0.1, 0.05)
 LIVELY = (0.05, 0.35, 0.2, 0.2, 0.2)  # a mix in which objects are confused more often
 _STILLS_PER_SCENE = 3
 
@@ -95,7 +98,7 @@ class Samples:
         still = recipe.length == 1
         clip = generate(
             scene, difficulty, _STILLS_PER_SCENE if still else recipe.length, size, size,
-            recipe.photo_share, recipe.pace, recipe.magnify,
+            recipe.photo_share, recipe.pace, recipe.magnify, recipe.lasting,
         )  # fmt: skip
         pieces = [clip]
         if still:

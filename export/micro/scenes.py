@@ -68,9 +68,10 @@ class Stage:
         photo_share: float,
         pace: float | None = None,
         magnify: float = 1.0,
+        lasting: float = 0.0,
     ) -> None:
         self.rng, self.length, self.height, self.width = rng, length, height, width
-        self.photo_share = photo_share
+        self.photo_share, self.lasting = photo_share, lasting
         self.size = float(np.sqrt(height * width)) * magnify
         # The whole clip's tempo: from nearly still to a frame rate too low for the motion.
         self.pace = float(np.exp(rng.uniform(np.log(0.25), np.log(2.0)))) if pace is None else pace
@@ -150,6 +151,7 @@ def generate(
     photo_share: float = 0.0,
     pace: float | None = None,
     magnify: float = 1.0,
+    lasting: float = 0.0,
 ) -> Clip:
     """Generates one clip.
 
@@ -165,6 +167,7 @@ def generate(
         photo_share: Share of surfaces cut out of photographs (see `textures.photographs`).
         pace: Tempo; 1 is lively. Drawn at random where not given.
         magnify: Size of the objects relative to the view: above 1, a crop of a larger scene.
+        lasting: Chance that what is covered or has left stays away until the end.
 
     Raises:
         ValueError: For a difficulty that does not exist.
@@ -174,7 +177,7 @@ def generate(
             f'unknown difficulty {difficulty!r}: use one of {", ".join(DIFFICULTIES)}'
         )
     rng = np.random.default_rng((seed, DIFFICULTIES.index(difficulty)))
-    stage = Stage(rng, length, height, width, photo_share, pace, magnify)
+    stage = Stage(rng, length, height, width, photo_share, pace, magnify, lasting)
     for _ in range(int(rng.integers(0, 4))):  # clutter that stands behind the targets
         radius = stage.draw_radius()
         stage.enter(make(rng, int(radius), photo_share), stage.anchored(), radius, calm=True)
@@ -261,11 +264,13 @@ _SCRIPTS = {
 
 
 def _envelope(stage: Stage) -> np.ndarray:
-    """0 before and after an event, 1 while it lasts, float64 (T,); over by 0.85 T."""
+    """0 before and after an event, 1 while it lasts, float64 (T,); over by 0.85 T, or never."""
     rng, length = stage.rng, stage.length
     start = max(0.5, rng.uniform(0.08, 0.3) * length)
     ramp = rng.uniform(0.5, min(max(1.0, 0.1 * length), 15))
     hold = rng.uniform(0.15, 0.35) * length
+    if stage.lasting and rng.random() < stage.lasting:
+        hold = 2.0 * length
     rise = (stage.times - start) / ramp
     fall = (start + 2 * ramp + hold - stage.times) / ramp
     level = np.clip(np.minimum(rise, fall), 0, 1)

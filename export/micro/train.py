@@ -1,4 +1,4 @@
-"""Trains `micro` from nothing: generated stills first, then generated clips, in two cycles.
+"""Trains `micro` from nothing: generated stills first, then generated clips, in three cycles.
 
     python -m export.micro.train --out out/micro
 
@@ -28,7 +28,7 @@ from export.micro.curves import draw_curves
 from export.micro.initialise import initialise
 from export.micro.muon import Muon, hidden_matrices
 from export.micro.parallel import average_gradients, launch
-from export.micro.samples import CLIPS, LIVELY, STILLS, Batch, Recipe, Samples, collate
+from export.micro.samples import CLIPS, HIDING, LIVELY, STILLS, Batch, Recipe, Samples, collate
 from export.micro.unroll import Teaching, clip_loss
 from export.model import SAM2
 from export.model.variants import MICRO
@@ -51,6 +51,7 @@ class Phase:
         clips: Clips per step and process.
         balance: `losses.mask_loss` balance at its start and end.
         forcing: `Teaching.forcing` at its start and end.
+        rate: Factor of the learning rate.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Phase:
     clips: int
     balance: tuple[float, float]
     forcing: tuple[float, float] = (0.0, 0.0)
+    rate: float = 1.0
 
 
 Cycle = tuple[Phase, ...]
@@ -68,9 +70,10 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
     """Cycles of phases; with every cycle the learning rate starts again from its peak.
 
     The first learns to segment, from single images, then what a memory is for, from clips of 4
-    frames and of 8. The second is about telling objects apart over time. Both begin with crops of
-    a quarter of the area, in which objects are as large in pixels as in full views: a step costs
-    a quarter, and what is learned carries over.
+    frames and of 8. The second is about telling objects apart over time. The third is about those
+    that stay away for longer than the recent memory lasts. The first two begin with crops of a
+    quarter of the area, in which objects are as large in pixels as in full views: a step costs a
+    quarter, and what is learned carries over.
 
     Args:
         share: Of the full number of steps, for a quick look.
@@ -79,6 +82,7 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
     near = replace(CLIPS, length=4, magnify=1.3)
     pursuit = replace(CLIPS, length=6, image_size=IMAGE_SIZE // 2, magnify=1.6, mix=LIVELY)
     again = replace(CLIPS, mix=LIVELY)
+    away = replace(CLIPS, mix=HIDING, length=10, lasting=0.6)
     cycles = (
         (
             Phase('stills', 3000, crops, 12, (1.0, 0.2)),
@@ -89,6 +93,7 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
             Phase('pursuit', 2600, pursuit, 6, (0.0, 0.0)),
             Phase('again', 1900, again, 2, (0.0, 0.0)),
         ),
+        (Phase('away', 400, away, 2, (0.0, 0.0), rate=0.3),),
     )
     return tuple(
         tuple(replace(phase, steps=max(1, round(share * phase.steps))) for phase in cycle)
@@ -265,7 +270,7 @@ def train(trainer: Trainer, cycles: tuple[Cycle, ...]) -> None:
             balance=float(np.interp(done, (0, 1), phase.balance)),
             forcing=float(np.interp(done, (0, 1), phase.forcing)),
         )
-        rate = learning_rate(trainer.peak, step, steps_of(cycle))
+        rate = learning_rate(trainer.peak * phase.rate, step, steps_of(cycle))
         for name, value in trainer.learn(next(batches), teaching, rate).items():
             log[name].append(value)
         if trainer.rank > 0:

@@ -45,6 +45,18 @@ def test_exit_means_hidden_for_a_while_and_back_before_the_end():
         assert seen[-1]
 
 
+def test_what_leaves_or_is_covered_may_stay_away():
+    for seed in range(10):
+        seen = generate(seed, 'exit_return', 24, 96, 96, lasting=1.0).presence[:, 0]
+        assert not seen[-12:].any()
+    back = [
+        generate(seed, 'occlusion', 24, 96, 96, lasting=lasting).presence[-1, 0]
+        for lasting in (0.0, 1.0)
+        for seed in range(10)
+    ]
+    assert sum(back[:10]) > 1.5 * sum(back[10:])
+
+
 def test_occlusion_covers_wholly_in_many_clips_and_in_part_in_others():
     hidden, reduced = 0, 0
     for seed in SEEDS:

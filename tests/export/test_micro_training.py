@@ -77,7 +77,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
 
 def test_phases_follow_each_other_and_the_rate_falls_in_every_cycle():
     cycles = curriculum(0.01)
-    first, second = cycles
+    first, second, _ = cycles
     assert [phase.name for phase in first] == ['stills', 'short', 'long']
     steps = np.cumsum([phase.steps for phase in first])
     assert steps_of(first) == steps[-1]
