@@ -19,7 +19,7 @@ RED, BLUE, GREY = (200, 40, 40), (40, 40, 200), (128, 128, 128)
 
 @pytest.fixture(scope='module', params=RUNNERS)
 def runner(request, tiny_engine):
-    pytest.importorskip(request.param)
+    pytest.importorskip(request.param, reason=f'pip install {request.param}')
     with RUNNERS[request.param](load_manifest(tiny_engine)) as runner:
         runner.warm_up()
         yield runner

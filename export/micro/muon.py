@@ -37,7 +37,7 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
 def orthogonalise(matrices: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrices, about: (n, rows, cols) -> the same, by Newton-Schulz.
 
-    Singular values end between 0.7 and 1.2, which is as good as 1 for a step.
+    Singular values end between about 0.7 and 1.2, which is as good as 1 for a step.
     """
     a, b, c = _QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]

@@ -269,6 +269,7 @@ def _envelope(stage: Stage) -> np.ndarray:
     start = max(0.5, rng.uniform(0.08, 0.3) * length)
     ramp = rng.uniform(0.5, min(max(1.0, 0.1 * length), 15))
     hold = rng.uniform(0.15, 0.35) * length
+    # Nothing is drawn for a chance of 0: a seed keeps the scene that it has without this.
     if stage.lasting and rng.random() < stage.lasting:
         hold = 2.0 * length
     rise = (stage.times - start) / ramp

@@ -216,8 +216,13 @@ class Trainer:
             os.replace(path.with_suffix('.part'), path)
 
     def resume(self, path: Path) -> None:
-        """Goes on from a checkpoint."""
+        """Goes on from a checkpoint; ValueError for one of another version."""
         state = torch.load(path, map_location='cpu', weights_only=True)
+        if 'optimisers' not in state:
+            raise ValueError(
+                f'{path} is a checkpoint of another version of this training, with the entries '
+                f'{", ".join(state)}: go on from it with that version, or choose another --out'
+            )
         self.step = state['step']
         self.model.load_state_dict(state['model'])
         self._restore(state['optimisers'])
@@ -276,8 +281,8 @@ def train(trainer: Trainer, cycles: tuple[Cycle, ...]) -> None:
         if trainer.rank > 0:
             log.clear()
             continue
-        if trainer.step % LOG_EVERY == 0:
-            seconds = (time.monotonic() - began) / LOG_EVERY
+        if trainer.step % LOG_EVERY == 0 or trainer.step == total:
+            seconds = (time.monotonic() - began) / len(log['loss'])
             began = time.monotonic()
             entry = {name: round(float(np.mean(values)), 4) for name, values in log.items()}
             log.clear()

@@ -23,7 +23,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope='session')
 def micro_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The micro variant at 256, fp32, random weights of seed 0; shared, so leave it alone."""
-    pytest.importorskip('torch', reason='needs PyTorch')
+    pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
     from export.networks import with_random_weights
     from export.to_onnx import export_engine
 

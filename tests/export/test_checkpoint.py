@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip('torch', reason='needs PyTorch')
+torch = pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
 
 from torch import Tensor  # noqa: E402
 
@@ -61,7 +61,7 @@ def test_every_variant_is_recognised(variant: str) -> None:
 
 @pytest.mark.parametrize('generation', ['sam2', 'sam2.1'])
 def test_hugging_face_layout_covers_every_parameter(generation: str) -> None:
-    transformers = pytest.importorskip('transformers', reason='needs transformers')
+    transformers = pytest.importorskip('transformers', reason='make test-workshop')
     is_new = generation == 'sam2.1'
     config = transformers.Sam2VideoConfig(
         enable_temporal_pos_encoding_for_object_pointers=is_new,
@@ -92,7 +92,7 @@ def test_hugging_face_values_keep_their_meaning() -> None:
 
 
 def test_safetensors_file_and_folder(micro: SAM2, tmp_path: Path) -> None:
-    safetensors = pytest.importorskip('safetensors.torch', reason='needs safetensors')
+    safetensors = pytest.importorskip('safetensors.torch', reason='make test-workshop')
     safetensors.save_file(micro.state_dict(), tmp_path / 'model.safetensors')
     for path in (tmp_path, tmp_path / 'model.safetensors'):
         network = from_checkpoint(path, 256, 2)
@@ -157,7 +157,7 @@ def test_truncated(
     kind: str, cut: Callable[[int], int], micro: SAM2, meta_file: Path, tmp_path: Path
 ) -> None:
     if kind == 'safetensors':
-        safetensors = pytest.importorskip('safetensors.torch', reason='needs safetensors')
+        safetensors = pytest.importorskip('safetensors.torch', reason='make test-workshop')
         meta_file = tmp_path / 'micro.safetensors'
         safetensors.save_file(micro.state_dict(), meta_file)
     content = meta_file.read_bytes()

@@ -2,7 +2,7 @@
 
 import pytest
 
-torch = pytest.importorskip('torch', reason='needs PyTorch')
+torch = pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
 
 from torch import nn  # noqa: E402
 

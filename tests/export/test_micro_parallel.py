@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-torch = pytest.importorskip('torch', reason='needs PyTorch')
+torch = pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
 
 from torch import nn  # noqa: E402
 

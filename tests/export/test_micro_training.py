@@ -5,23 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch', reason='needs PyTorch')
+torch = pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
 
 from export.micro.prompts import box_prompt, click_prompt, corrective_click  # noqa: E402
 from export.micro.samples import CLIPS, STILLS, Samples, collate  # noqa: E402
-from export.micro.train import Trainer, curriculum, cycle_at, learning_rate, phase_at, steps_of  # noqa: E402
+from export.micro.train import (  # noqa: E402
+    Phase,
+    Trainer,
+    curriculum,
+    cycle_at,
+    learning_rate,
+    phase_at,
+    steps_of,
+    train,
+)
 from export.micro.unroll import Teaching  # noqa: E402
 from export.model.conv_trunk import ConvTrunkConfig  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small gain nothing from more, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 CROP = {'image_size': 64, 'magnify': 2.0, 'photo_share': 0.0}
 
@@ -73,6 +72,37 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     again = [each.learn(batch, teaching, 1e-3)['loss'] for each in (one, other)]
     assert again[0] == pytest.approx(again[1], rel=1e-5)
     assert torch.equal(one.average.state['no_mem_embed'], other.average.state['no_mem_embed'])
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path):
+    one = trainer(tmp_path)
+    torch.save({'step': 1, 'model': {}, 'optimiser': {}}, one.checkpoint)
+    with pytest.raises(ValueError, match='another version.*step, model, optimiser'):
+        one.resume(one.checkpoint)
+    assert one.step == 0
+
+
+def test_every_cycle_starts_the_rate_again_with_its_own_scenes(tmp_path, monkeypatch):
+    small = replace(STILLS, **CROP)
+    cycles = (
+        (Phase('a', 3, small, 1, (1.0, 0.5)), Phase('b', 2, small, 2, (0.0, 0.0))),
+        (Phase('c', 4, small, 3, (0.0, 0.0), rate=0.3),),
+    )
+    learner, shown = trainer(tmp_path), []
+
+    def learn(batch, teaching, rate):
+        shown.append((len(batch.frames), round(teaching.balance, 3), rate))
+        learner.step += 1
+        return {'loss': 0.0}
+
+    monkeypatch.setattr(learner, 'learn', learn)
+    train(learner, cycles)
+    assert [clips for clips, _, _ in shown] == [1] * 3 + [2] * 2 + [3] * 4
+    assert [balance for _, balance, _ in shown] == [1.0, 0.833, 0.667] + [0.0] * 6
+    expected = [learning_rate(learner.peak, step, 5) for step in range(5)]
+    expected += [learning_rate(0.3 * learner.peak, step, 4) for step in range(4)]
+    assert [rate for _, _, rate in shown] == pytest.approx(expected)
+    assert learner.checkpoint.exists()
 
 
 def test_phases_follow_each_other_and_the_rate_falls_in_every_cycle():

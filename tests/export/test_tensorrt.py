@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip('torch', reason='needs PyTorch')
+pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
 import onnx
 from onnx import TensorProto, helper
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch', reason='needs PyTorch')
-onnx = pytest.importorskip('onnx', reason='needs onnx')
-ort = pytest.importorskip('onnxruntime', reason='needs onnxruntime')
+torch = pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
+onnx = pytest.importorskip('onnx', reason='needs onnx: make test-workshop')
+ort = pytest.importorskip('onnxruntime', reason='needs onnxruntime: make test-workshop')
 
 from numpy.typing import NDArray  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -99,7 +99,7 @@ def test_graphs_run_everywhere(micro_engine: Path, name: str) -> None:
 
 @pytest.fixture(params=['onnxruntime', 'openvino'])
 def runner(request: pytest.FixtureRequest, micro_engine: Path) -> Iterator[Runner]:
-    pytest.importorskip(request.param, reason=f'needs {request.param}')
+    pytest.importorskip(request.param, reason=f'needs {request.param}: make test-workshop')
     with open_runner(micro_engine, request.param, precision='fp32') as opened:
         yield opened
 

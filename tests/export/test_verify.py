@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch', reason='needs PyTorch')
-pytest.importorskip('onnxruntime', reason='needs onnxruntime')
+torch = pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
+pytest.importorskip('onnxruntime', reason='needs onnxruntime: make test-workshop')
 
 from export.clips import synthetic_clip  # noqa: E402
 from export.closed_loop import FIRST, SECOND, compare, play, scripted  # noqa: E402

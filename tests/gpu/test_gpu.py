@@ -18,7 +18,7 @@ from sam2_rt.runtime.cuda import load_driver
 from sam2_rt.runtime.manifest import load_manifest, sha256
 from sam2_rt.runtime.trt_library import import_tensorrt
 
-pytest.importorskip('onnxruntime', reason='it is what TensorRT is compared with')
+pytest.importorskip('onnxruntime', reason='TensorRT is compared with it: pip install onnxruntime')
 from sam2_rt.runtime.build import build
 from tests.gpu import __main__ as command
 from tests.gpu import official, timing
@@ -147,7 +147,7 @@ def test_engine_that_cannot_be_built_does_not_stop_the_others(
 
 
 def test_operations_are_counted(tmp_path: Path) -> None:
-    onnx = pytest.importorskip('onnx')
+    onnx = pytest.importorskip('onnx', reason='pip install onnx')
     from onnx import TensorProto, helper, numpy_helper
 
     graph = helper.make_graph(

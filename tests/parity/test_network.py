@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-torch = pytest.importorskip('torch', reason='needs PyTorch')
+torch = pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
 pytest.importorskip(
     'sam2',
     reason='needs the official package as reference: SAM2_BUILD_CUDA=0 pip install --no-deps '

@@ -15,7 +15,7 @@ from sam2_rt.runtime.trt import TrtRunner
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    pytest.importorskip('onnxruntime', reason='it runs the graphs of the fake GPU')
+    pytest.importorskip('onnxruntime', reason='it runs the fake GPU: pip install onnxruntime')
     from tests.runtime.fake_tensorrt import install
 
     return install(monkeypatch)

@@ -10,7 +10,7 @@ from sam2_rt.runtime.manifest import load_manifest
 from sam2_rt.runtime.ort import OrtRunner
 from tests.tiny_engine import COLOUR, GREY
 
-pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxruntime', reason='pip install onnxruntime')
 
 
 class SpoiltRunner(OrtRunner):

@@ -20,7 +20,7 @@ RUNNERS = {'onnxruntime': OrtRunner, 'openvino': OpenVinoRunner}
 
 @pytest.fixture(params=RUNNERS)
 def runner_class(request):
-    pytest.importorskip(request.param)
+    pytest.importorskip(request.param, reason=f'pip install {request.param}')
     return RUNNERS[request.param]
 
 

@@ -7,7 +7,7 @@ from sam2_rt.errors import BackendError
 from sam2_rt.runtime.openvino import OpenVinoRunner
 from tests.runtime.engines import add_engine, product_engine
 
-openvino = pytest.importorskip('openvino')
+openvino = pytest.importorskip('openvino', reason='pip install openvino')
 
 CAPABILITIES = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 HAS_BF16 = 'BF16' in CAPABILITIES
@@ -30,13 +30,13 @@ def test_precision_is_fp32_unless_another_one_is_named(tmp_path):
         np.testing.assert_array_equal(run_add(runner), np.float32([[1.001] * 3]) * 2)
 
 
-@pytest.mark.skipif(HAS_BF16, reason='this processor has bf16')
+@pytest.mark.skipif(HAS_BF16, reason='for a processor without bf16: run it there')
 def test_bf16_without_the_units_for_it_is_refused_at_once(tmp_path):
     with pytest.raises(BackendError, match=r"'bf16' was asked for, .* calculates in fp32.* only"):
         OpenVinoRunner(add_engine(tmp_path), 'bf16')
 
 
-@pytest.mark.skipif(HAS_BF16, reason='this processor has bf16')
+@pytest.mark.skipif(HAS_BF16, reason='for a processor without bf16: run it there')
 def test_a_silent_fallback_to_fp32_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(OpenVinoRunner, 'precisions', lambda *_: ('fp32', 'bf16'))
     runner = OpenVinoRunner(add_engine(tmp_path), 'bf16')

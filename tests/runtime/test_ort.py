@@ -14,7 +14,7 @@ from sam2_rt.runtime.ort import OrtCudaRunner, OrtRunner
 from tests.onnx_builder import onnx
 from tests.runtime.engines import add_engine, product_engine
 
-ort = pytest.importorskip('onnxruntime')
+ort = pytest.importorskip('onnxruntime', reason='pip install onnxruntime')
 
 TASKS = Path('/proc/self/task')
 NO_CUDA = 'CUDAExecutionProvider' not in ort.get_available_providers()
@@ -37,7 +37,7 @@ print(len(list(TASKS.iterdir())) - before)
 """
 
 
-@pytest.mark.skipif(not TASKS.is_dir(), reason='counts threads where Linux lists them')
+@pytest.mark.skipif(not TASKS.is_dir(), reason='Linux lists threads: run it there')
 @pytest.mark.parametrize('threads', [1, 3])
 def test_it_takes_no_more_threads_than_it_was_given(tmp_path, threads):
     # In a process of its own, where no other library's threads come and go.
@@ -76,7 +76,7 @@ def test_a_graph_that_cannot_be_run_is_a_backend_error(tmp_path):
         OrtRunner(manifest).run('add', ADDENDS)
 
 
-@pytest.mark.skipif(not NO_CUDA, reason='this onnxruntime has CUDA')
+@pytest.mark.skipif(not NO_CUDA, reason='for one without CUDA: pip install onnxruntime')
 def test_without_a_cuda_build_the_cuda_runner_says_what_to_install(tmp_path):
     manifest = add_engine(tmp_path)
     message = 'has no CUDAExecutionProvider, only .*; install onnxruntime-gpu'
@@ -86,7 +86,7 @@ def test_without_a_cuda_build_the_cuda_runner_says_what_to_install(tmp_path):
         OrtCudaRunner(manifest)
 
 
-@pytest.mark.skipif(not NO_CUDA, reason='this onnxruntime has CUDA')
+@pytest.mark.skipif(not NO_CUDA, reason='for one without CUDA: pip install onnxruntime')
 @pytest.mark.filterwarnings('ignore:Specified provider')
 def test_a_silent_fallback_to_the_cpu_is_an_error(tmp_path, monkeypatch):
     # A CUDA build without its libraries: the provider is listed, and dropped when it is needed.

@@ -15,7 +15,7 @@ from sam2_rt.runtime.manifest import FILE_NAME
 from sam2_rt.runtime.ort import OrtRunner
 from sam2_rt.runtime.select import open_runner
 
-pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxruntime', reason='pip install onnxruntime')
 
 
 class Machine:

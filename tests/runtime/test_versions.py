@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip('onnx', reason='plans of the fake GPU are ONNX graphs: pip install onnx')
-pytest.importorskip('onnxruntime', reason='it runs the graphs of the fake GPU')
+pytest.importorskip('onnxruntime', reason='it runs the fake GPU: pip install onnxruntime')
 from sam2_rt.errors import EngineError
 from sam2_rt.runtime.build import build
 from sam2_rt.runtime.compile_plan import compile_plan
