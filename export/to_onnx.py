@@ -114,6 +114,7 @@ def _write(network: Network, folder: Path, options: Options, say: Say) -> Manife
         recent_pointers=RECENT_POINTERS,
         memory_dim=config.mem_dim,
         hidden_dim=config.hidden_dim,
+        remember_above=config.remember_above,
     )
     specs = graph_specs(model.image_size, options.precision, memory)
     prepared = model.prepare_for_export(half=options.precision == 'fp16')

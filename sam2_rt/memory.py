@@ -9,6 +9,8 @@ object pointer for each conditioning slot and for the latest 15 tracked frames. 
   the window of R frames: a ring in which nothing is shifted.
 * it gets there when the next frame is tracked; until then it waits in a place of its own, so that
   a correction of the newest frame finds the memory which that frame was tracked with.
+* an engine may say that a tracked frame without the object is not remembered (`remember_above`):
+  its time passes all the same, and after R such frames the conditioning slots are left.
 * slots are never cleared, only marked: which frame a slot holds is an integer on the host, and a
   slot whose frame is out of the window, in the future or absent has time -1 for the network.
 
@@ -97,7 +99,8 @@ class MemoryBank:
         Args:
             row: the object's row.
             frame_index: the frame; whatever the row held of that frame before is forgotten.
-            outputs: of a track or prompt graph (object_pointer, new_memory_features, memory_norm).
+            outputs: of a track or prompt graph (object_pointer, new_memory_features, memory_norm,
+                object_score_logits).
             output_row: the object's row in them.
             conditioning: whether the frame was prompted.
 
@@ -107,6 +110,9 @@ class MemoryBank:
         """
         if not isfinite(float(outputs['memory_norm'][output_row])):
             return False
+        least, score = self._spec.remember_above, float(outputs['object_score_logits'][output_row])
+        if not conditioning and least is not None and not score > least:
+            return True
         copy = self._runner.copy
         features, pointer = outputs['new_memory_features'], outputs['object_pointer']
         if not conditioning:

@@ -1,5 +1,7 @@
 """The bank against the published rule, written down here the slow and obvious way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from sam2_rt.memory import EMPTY, MemoryBank
 from tests.fakes import FakeRunner
 
 
-def entry(bank_runner, frame_index, *, finite=True):
+def entry(bank_runner, frame_index, *, finite=True, score=1.0):
     """Graph outputs for one object whose every number says which frame it is from."""
     spec = bank_runner.manifest.memory
     side = bank_runner.manifest.image_size // 16
@@ -15,6 +17,7 @@ def entry(bank_runner, frame_index, *, finite=True):
         'new_memory_features': np.full((1, spec.memory_dim, side, side), frame_index, np.float32),
         'object_pointer': np.full((1, spec.hidden_dim), frame_index, np.float32),
         'memory_norm': np.asarray([1.0 if finite else np.nan], np.float32),
+        'object_score_logits': np.asarray([score], np.float32),
     }
 
 
@@ -110,6 +113,38 @@ def test_an_entry_that_is_not_finite_changes_nothing():
     assert not bank.write(0, 2, entry(runner, 2, finite=False), 0, conditioning=False)
     assert not bank.write(0, 0, entry(runner, 0, finite=False), 0, conditioning=True)
     assert seen(bank, 0, 5) == before
+
+
+@pytest.mark.parametrize('least', [None, 0.0, 1.5])
+def test_remembers_the_tracked_frames_that_the_engine_asks_for(least):
+    runner = FakeRunner()
+    runner.manifest = replace(
+        runner.manifest, memory=replace(runner.manifest.memory, remember_above=least)
+    )
+    bank = MemoryBank(runner, 1)
+    scores = np.random.default_rng(0).normal(0, 2, 60).tolist()
+    scores[30:50] = [-3.0] * 20  # hidden for longer than anything recent lasts
+    scores[10] = np.nan
+    kept = set()
+    for now, score in enumerate(scores):
+        maps, pointers = seen(bank, 0, now)
+        if now:
+            assert (maps, pointers) == expected([0], kept, now, 2)
+        assert bank.write(0, now, entry(runner, now, score=score), 0, conditioning=now == 0)
+        if now and (least is None or score > least):
+            kept.add(now)
+    if least is not None:
+        assert 0 < len(kept) < 40
+
+
+def test_a_prompted_frame_is_remembered_whatever_its_score():
+    runner = FakeRunner()
+    runner.manifest = replace(
+        runner.manifest, memory=replace(runner.manifest.memory, remember_above=0.0)
+    )
+    bank = MemoryBank(runner, 1)
+    bank.write(0, 0, entry(runner, 0, score=-5.0), 0, conditioning=True)
+    assert seen(bank, 0, 1)[0] == {(0, 0)}
 
 
 def test_forgets_from_a_frame_on_but_never_the_first_prompt():

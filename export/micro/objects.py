@@ -269,6 +269,19 @@ def lookalike(rng: np.random.Generator, thing: Thing) -> Thing:
     return replace(thing, parts=tuple(parts))
 
 
+def tinted(rng: np.random.Generator, thing: Thing, other: Thing) -> Thing:
+    """The thing in the colours of another: its own shape and texture, drawn to their mean."""
+    sprite = max(other.parts, key=lambda part: part.sprite[..., 3].sum()).sprite
+    colour = np.average(sprite[..., :3], axis=(0, 1), weights=sprite[..., 3])
+    share = rng.uniform(0.3, 0.9)
+    parts = []
+    for part in thing.parts:
+        sprite = part.sprite.copy()
+        sprite[..., :3] = sprite[..., :3] * (1 - share) + colour * share
+        parts.append(replace(part, sprite=sprite))
+    return replace(thing, parts=tuple(parts))
+
+
 def _decals(rng: np.random.Generator, surface: np.ndarray) -> None:
     """Paints marks of other colours on a surface, in place: an object is not one colour."""
     n = surface.shape[0]

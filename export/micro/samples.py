@@ -40,6 +40,13 @@ class Batch(NamedTuple):
     targets: Tensor
     presence: Tensor
 
+    def until(self, length: int) -> Batch:
+        """The first frames of every clip."""
+        return Batch(
+            self.frames[:, :length], self.clip_index, self.first_masks,
+            self.targets[:, :length], self.presence[:, :length],
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -55,6 +62,7 @@ class Recipe:
         image_size: S of the frames, pixels.
         magnify: See `scenes.generate`.
         lasting: See `scenes.generate`.
+        decoys: See `scenes.generate`.
     """
 
     length: int
@@ -66,6 +74,7 @@ class Recipe:
     image_size: int = 256
     magnify: float = 1.0
     lasting: float = 0.0
+    decoys: float = 0.0
 
 
 STILLS = Recipe(length=1, objects=3, mix=(0.15, 0.1, 0.0, 0.15, 0.6), repeats=4, pace=3.0)
@@ -99,6 +108,7 @@ class Samples:
         clip = generate(
             scene, difficulty, _STILLS_PER_SCENE if still else recipe.length, size, size,
             recipe.photo_share, recipe.pace, recipe.magnify, recipe.lasting,
+            recipe.decoys,
         )  # fmt: skip
         pieces = [clip]
         if still:

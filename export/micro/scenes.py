@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from export.micro.camera import Degradation, camera_path, wander
-from export.micro.objects import Part, Thing, lookalike, make, solid
+from export.micro.objects import Part, Thing, lookalike, make, solid, tinted
 from export.micro.textures import texture
 
 DIFFICULTIES = ('plain', 'occlusion', 'exit_return', 'distractors', 'several')
@@ -69,9 +69,10 @@ class Stage:
         pace: float | None = None,
         magnify: float = 1.0,
         lasting: float = 0.0,
+        decoys: float = 0.0,
     ) -> None:
         self.rng, self.length, self.height, self.width = rng, length, height, width
-        self.photo_share, self.lasting = photo_share, lasting
+        self.photo_share, self.lasting, self.decoys = photo_share, lasting, decoys
         self.size = float(np.sqrt(height * width)) * magnify
         # The whole clip's tempo: from nearly still to a frame rate too low for the motion.
         self.pace = float(np.exp(rng.uniform(np.log(0.25), np.log(2.0)))) if pace is None else pace
@@ -82,6 +83,10 @@ class Stage:
         self.zoom = np.hypot(self.cameras[:, 0, 0], self.cameras[:, 1, 0])
         self.shadows = rng.random() < 0.4
         self.actors: list[_Actor] = []
+
+    def chance(self, share: float) -> bool:
+        """True for a share of scenes; nothing is drawn for 0, so a seed's scene stays as it is."""
+        return share > 0 and self.rng.random() < share
 
     def draw_radius(self, largest: float = 0.3) -> float:
         """Log-uniform: tiny objects as common as large ones. Pixels."""
@@ -152,6 +157,7 @@ def generate(
     pace: float | None = None,
     magnify: float = 1.0,
     lasting: float = 0.0,
+    decoys: float = 0.0,
 ) -> Clip:
     """Generates one clip.
 
@@ -168,6 +174,8 @@ def generate(
         pace: Tempo; 1 is lively. Drawn at random where not given.
         magnify: Size of the objects relative to the view: above 1, a crop of a larger scene.
         lasting: Chance that what is covered or has left stays away until the end.
+        decoys: Chance, each, of a double and of a thing in the target's colours where a target
+            hides, and of an occluder in its colours.
 
     Raises:
         ValueError: For a difficulty that does not exist.
@@ -177,7 +185,7 @@ def generate(
             f'unknown difficulty {difficulty!r}: use one of {", ".join(DIFFICULTIES)}'
         )
     rng = np.random.default_rng((seed, DIFFICULTIES.index(difficulty)))
-    stage = Stage(rng, length, height, width, photo_share, pace, magnify, lasting)
+    stage = Stage(rng, length, height, width, photo_share, pace, magnify, lasting, decoys)
     for _ in range(int(rng.integers(0, 4))):  # clutter that stands behind the targets
         radius = stage.draw_radius()
         stage.enter(make(rng, int(radius), photo_share), stage.anchored(), radius, calm=True)
@@ -213,9 +221,13 @@ def _occlusion(stage: Stage) -> None:
     if rng.random() < 0.5:  # the target moves instead: same encounter, seen from the occluder
         path = path - offset + np.where(late, after, before) * 0.5
         occluder_path = path + offset
-    stage.enter(make(rng, int(radius), stage.photo_share), path, radius, target=0)
+    target = make(rng, int(radius), stage.photo_share)
+    _add_decoys(stage, target, radius)
+    stage.enter(target, path, radius, target=0)
     screen = solid if whole else make
     occluder = screen(rng, int(cover), stage.photo_share)
+    if stage.chance(stage.decoys):
+        occluder = tinted(rng, occluder, target)
     stage.enter(occluder, occluder_path, cover, calm=True)
 
 
@@ -231,7 +243,9 @@ def _exit_return(stage: Stage) -> None:
         to_edge = np.min((half + 2.2 * radius) / np.maximum(np.abs(ray), 1e-6))
         gates.append(half + ray * to_edge)
     path = (1 - away) * path + away * np.where(late, gates[1], gates[0])
-    stage.enter(make(rng, int(radius), stage.photo_share), path, radius, target=0)
+    target = make(rng, int(radius), stage.photo_share)
+    _add_decoys(stage, target, radius)
+    stage.enter(target, path, radius, target=0)
 
 
 def _distractors(stage: Stage) -> None:
@@ -263,14 +277,25 @@ _SCRIPTS = {
 }
 
 
+def _add_decoys(stage: Stage, target: Thing, radius: float) -> None:
+    """Perhaps a double of the target and a thing in its colours, which roam behind it."""
+    rng = stage.rng
+    decoys = []
+    if stage.chance(stage.decoys):
+        decoys.append(lookalike(rng, target))
+    if stage.chance(stage.decoys):
+        decoys.append(tinted(rng, make(rng, int(radius), stage.photo_share), target))
+    for decoy in decoys:
+        stage.enter(decoy, stage.roam(radius), radius * rng.uniform(0.7, 1.5))
+
+
 def _envelope(stage: Stage) -> np.ndarray:
     """0 before and after an event, 1 while it lasts, float64 (T,); over by 0.85 T, or never."""
     rng, length = stage.rng, stage.length
     start = max(0.5, rng.uniform(0.08, 0.3) * length)
     ramp = rng.uniform(0.5, min(max(1.0, 0.1 * length), 15))
     hold = rng.uniform(0.15, 0.35) * length
-    # Nothing is drawn for a chance of 0: a seed keeps the scene that it has without this.
-    if stage.lasting and rng.random() < stage.lasting:
+    if stage.chance(stage.lasting):
         hold = 2.0 * length
     rise = (stage.times - start) / ramp
     fall = (start + 2 * ramp + hold - stage.times) / ramp

@@ -52,6 +52,8 @@ class Phase:
         balance: `losses.mask_loss` balance at its start and end.
         forcing: `Teaching.forcing` at its start and end.
         rate: Factor of the learning rate.
+        lead: Largest `Teaching.lead`, drawn anew for every step; where it is less, the clips are
+            cut, so that as many frames are taught.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Phase:
     balance: tuple[float, float]
     forcing: tuple[float, float] = (0.0, 0.0)
     rate: float = 1.0
+    lead: int = 0
 
 
 Cycle = tuple[Phase, ...]
@@ -82,7 +85,8 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
     near = replace(CLIPS, length=4, magnify=1.3)
     pursuit = replace(CLIPS, length=6, image_size=IMAGE_SIZE // 2, magnify=1.6, mix=LIVELY)
     again = replace(CLIPS, mix=LIVELY)
-    away = replace(CLIPS, mix=HIDING, length=10, lasting=0.6)
+    absent = replace(CLIPS, mix=HIDING, length=22, lasting=0.4, decoys=0.3)
+    away = replace(absent, image_size=IMAGE_SIZE // 2, magnify=1.6)
     cycles = (
         (
             Phase('stills', 3000, crops, 12, (1.0, 0.2)),
@@ -93,7 +97,10 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
             Phase('pursuit', 2600, pursuit, 6, (0.0, 0.0)),
             Phase('again', 1900, again, 2, (0.0, 0.0)),
         ),
-        (Phase('away', 400, away, 2, (0.0, 0.0), rate=0.3),),
+        (
+            Phase('away', 1600, away, 6, (0.0, 0.0), lead=16),
+            Phase('absent', 1100, absent, 2, (0.0, 0.0), lead=14),
+        ),
     )
     return tuple(
         tuple(replace(phase, steps=max(1, round(share * phase.steps))) for phase in cycle)
@@ -271,12 +278,16 @@ def train(trainer: Trainer, cycles: tuple[Cycle, ...]) -> None:
             current = phase
             trainer.resize(phase.recipe.image_size)
             batches = stream(phase, (trainer.seed, trainer.step, trainer.rank))
+        # Drawn alike in all processes, which wait for each other.
+        lead = int(np.random.default_rng((trainer.seed, trainer.step)).integers(phase.lead + 1))
+        batch = next(batches).until(phase.recipe.length - phase.lead + lead)
         teaching = Teaching(
             balance=float(np.interp(done, (0, 1), phase.balance)),
             forcing=float(np.interp(done, (0, 1), phase.forcing)),
+            lead=lead,
         )
         rate = learning_rate(trainer.peak * phase.rate, step, steps_of(cycle))
-        for name, value in trainer.learn(next(batches), teaching, rate).items():
+        for name, value in trainer.learn(batch, teaching, rate).items():
             log[name].append(value)
         if trainer.rank > 0:
             log.clear()

@@ -7,6 +7,7 @@ learned before the masks are any good.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -30,26 +31,37 @@ _SURE_LOGIT = 10.0  # of a true mask, where it stands in for a predicted one
 _LONGEST_GAP = 400  # frames that may lie between the prompt and the frames that are trained on
 
 
+# Frame number, features (N, Dm, E, E), pointers (N, D), and for which of the N it counts (N,).
+_Entry = tuple[int, Tensor, Tensor, Tensor]
+
+
+def _ages(entries: list[_Entry], now: int) -> list[Tensor]:
+    """int32 (N,) for each entry: its age, -1 for the objects that it does not count for."""
+    return [
+        torch.where(counts, now - frame, -1).to(torch.int32) for frame, _, _, counts in entries
+    ]
+
+
 @dataclass
 class _Memory:
-    """What N objects remember: (frame number, features, pointers), conditioning and recent."""
+    """What N objects remember, of prompted and of tracked frames."""
 
     gap: int
-    conditioning: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
-    recent: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    conditioning: list[_Entry] = field(default_factory=list)
+    recent: list[_Entry] = field(default_factory=list)
 
     def inputs(self, now: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Memory arguments of `SAM2.condition_on_memory` for frame `now`, filled slots only."""
         recent = [entry for entry in self.recent if now - entry[0] <= RECENT_SLOTS]
-        maps = [features for _, features, _ in self.conditioning + recent]
-        map_time = [0] * len(self.conditioning) + [now - frame for frame, _, _ in recent]
         pointing = [entry for entry in self.recent if now - entry[0] <= RECENT_POINTERS]
-        pointers = [pointer for _, _, pointer in self.conditioning + pointing]
-        pointer_time = [now - frame + self.gap for frame, _, _ in self.conditioning]
-        pointer_time += [now - frame for frame, _, _ in pointing]
-        count = maps[0].shape[0]
-        map_times = torch.tensor(map_time, dtype=torch.int32).expand(count, -1)
-        pointer_times = torch.tensor(pointer_time, dtype=torch.int32).expand(count, -1)
+        maps = [features for _, features, _, _ in self.conditioning + recent]
+        pointers = [pointer for _, _, pointer, _ in self.conditioning + pointing]
+        ages = [
+            torch.full_like(counts, now - frame, dtype=torch.int32)
+            for frame, _, _, counts in self.conditioning
+        ]
+        map_times = torch.stack([torch.zeros_like(age) for age in ages] + _ages(recent, now), 1)
+        pointer_times = torch.stack([age + self.gap for age in ages] + _ages(pointing, now), 1)
         return torch.stack(maps, 1), map_times, torch.stack(pointers, 1), pointer_times
 
 
@@ -65,6 +77,9 @@ class Teaching:
         correct_share: Chance of a corrective click on one frame of the clip.
         again_share: Chance that a tracked frame is also prompted afresh, as if it were the first:
             its features are there already, and prompts are what a short training lacks most.
+        lead: Frames after the first that are tracked without being taught. They bring the network
+            into states that only a long clip has, its own mistakes among them, at a third of the
+            cost.
     """
 
     balance: float
@@ -73,27 +88,36 @@ class Teaching:
     mask_share: float = 0.2
     correct_share: float = 0.3
     again_share: float = 0.5
+    lead: int = 0
 
 
 def clip_loss(
     model: SAM2, batch: Batch, teaching: Teaching, rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean loss over a batch's frames, and its parts by name, averaged, for the log."""
-    clips, length = batch.frames.shape[:2]
-    images = batch.frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-    images = ((images - model.image_mean) / model.image_std).contiguous(
-        memory_format=torch.channels_last
-    )
-    levels = [x.unflatten(0, (clips, length)) for x in model.embed_image(images)]
+    length = batch.frames.shape[1]
+    led = list(range(1, 1 + teaching.lead))
+    taught = [0, *range(1 + teaching.lead, length)]
+    levels = dict(zip(taught, _embed(model, batch.frames[:, taught]), strict=True))
+    if led:
+        with torch.no_grad():
+            levels |= dict(zip(led, _embed(model, batch.frames[:, led]), strict=True))
     gap = int(np.exp(rng.uniform(0, np.log(_LONGEST_GAP)))) if rng.random() < 0.5 else 0
     memory = _Memory(gap)
-    corrected = int(rng.integers(length)) if rng.random() < teaching.correct_share else -1
+    corrected = taught[rng.integers(len(taught))] if rng.random() < teaching.correct_share else -1
 
     losses: list[Tensor] = []
     log = defaultdict(list)
     for frame in range(length):
-        features = [level[batch.clip_index, frame] for level in levels]
+        features = [level[batch.clip_index] for level in levels[frame]]
         target, presence = batch.targets[:, frame], batch.presence[:, frame]
+        if frame in led:
+            with torch.no_grad():
+                conditioned = model.condition_on_memory(features[0], *memory.inputs(frame))
+                answer = _decode(model, conditioned, features, None)
+                entry = _remember(model, features[0], *answer, None, presence, False)
+            memory.recent.append((frame, *entry))
+            continue
 
         def judge(candidates: Candidates, name: str, presence: Tensor = presence) -> None:
             loss, parts = frame_loss(candidates, target, presence, teaching.balance)  # noqa: B023
@@ -105,7 +129,10 @@ def clip_loss(
             kind = rng.random()
             if kind < teaching.mask_share and length > 1:
                 given = model.prompt_mask(*features, batch.first_masks.byte())
-                memory.conditioning.append((0, given.new_memory_features, given.object_pointer))
+                known = torch.ones(len(target), dtype=torch.bool)
+                memory.conditioning.append(
+                    (0, given.new_memory_features, given.object_pointer, known)
+                )
                 continue
             boxed = kind < teaching.mask_share + teaching.box_share
             points = _prompts(batch.first_masks.numpy(), boxed, rng)
@@ -142,6 +169,17 @@ def clip_loss(
     return torch.stack(losses).mean(), {name: float(np.mean(v)) for name, v in log.items()}
 
 
+def _embed(model: SAM2, frames: Tensor) -> list[list[Tensor]]:
+    """uint8 frames (B, T, S, S, 3) -> for each of the T, three levels (B, C, H, W)."""
+    clips, length = frames.shape[:2]
+    images = frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+    images = ((images - model.image_mean) / model.image_std).contiguous(
+        memory_format=torch.channels_last
+    )
+    levels = [x.unflatten(0, (clips, length)) for x in model.embed_image(images)]
+    return [[level[:, frame] for level in levels] for frame in range(length)]
+
+
 def _decode(
     model: SAM2,
     conditioned: Tensor,
@@ -173,18 +211,20 @@ def _remember(
     true_mask: Tensor | None,
     presence: Tensor,
     prompted: bool,
-) -> tuple[Tensor, Tensor]:
-    """Memory features and pointer of a frame: of the answer or, where it is given, the truth."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A memory `_Entry` without its frame number: of the answer or, where given, the truth."""
     if true_mask is None:
-        present = candidates.object_score_logits > 0
+        score = candidates.object_score_logits
         masks = pick(candidates.masks, mask_index)
     else:
-        present = presence == PRESENT
+        score = torch.where(presence == PRESENT, _SURE_LOGIT, -_SURE_LOGIT)
         masks = (2 * true_mask - 1) * _SURE_LOGIT
+    present = score > 0
     masks = torch.where(present[:, None, None], masks, NO_OBJECT_LOGIT)
     pointer = model.object_pointer(pick(candidates.tokens, token_index), present)
-    score = torch.where(present, 1.0, -1.0)
-    return model.encode_memory(image_embedding, masks, score, prompted), pointer
+    least = -math.inf if model.config.remember_above is None else model.config.remember_above
+    counts = torch.ones_like(present) if prompted else score > least
+    return model.encode_memory(image_embedding, masks, score, prompted), pointer, counts
 
 
 def _prompts(

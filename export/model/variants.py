@@ -42,6 +42,7 @@ class ModelConfig:
         prompt_mask_channels: Hidden channels of the prompt encoder's mask embedding.
         pointer_time: Object pointers carry a projected temporal encoding (SAM 2.1).
         no_object_embedding: Memory of a frame without the object is marked (SAM 2.1).
+        remember_above: See `MemorySpec`; SAM 2 remembers every frame.
     """
 
     trunk: TrunkConfig
@@ -59,6 +60,7 @@ class ModelConfig:
     prompt_mask_channels: int = 16
     pointer_time: bool = True
     no_object_embedding: bool = True
+    remember_above: float | None = None
 
     def __post_init__(self) -> None:
         if self.hidden_dim % 16 or self.hidden_dim % self.mem_dim:
@@ -114,6 +116,7 @@ MICRO = ModelConfig(
     decoder_heads=4,
     decoder_mlp_dim=256,
     iou_hidden_dim=96,
+    remember_above=0.0,
 )
 
 

@@ -46,7 +46,7 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class MemorySpec:
-    """Sizes of the memory bank that the graphs were made for.
+    """The memory bank that the graphs were made for: its sizes, and what goes into it.
 
     Attributes:
         conditioning_slots: C, memories of prompted frames.
@@ -54,6 +54,10 @@ class MemorySpec:
         recent_pointers: object pointers of the latest tracked frames (15 in SAM 2).
         memory_dim: Dm, channels of a memory.
         hidden_dim: D, channels of the network and of an object pointer.
+        remember_above: object score (a logit) from which a tracked frame is remembered; None for
+            every frame, as in SAM 2. A network that was trained with 0 does not fill its memory
+            with frames on which the object is hidden: however long that lasts, the memory is one
+            it knows from training, and the mistakes of an absence have no time to add up.
     """
 
     conditioning_slots: int
@@ -61,6 +65,7 @@ class MemorySpec:
     recent_pointers: int
     memory_dim: int
     hidden_dim: int
+    remember_above: float | None = None
 
     @property
     def memory_slots(self) -> int:
@@ -200,6 +205,12 @@ def _parse(folder: Path, data: Mapping[str, Any]) -> Manifest:
         inputs, outputs = (tuple(map(tensor, item[side])) for side in ('inputs', 'outputs'))
         return GraphSpec(str(item['file']), inputs, outputs)
 
+    sizes = dict(data['memory'])
+    least = sizes.pop('remember_above', None)  # engines of before know no such rule
+    memory = MemorySpec(
+        **{name: int(value) for name, value in sizes.items()},
+        remember_above=None if least is None else float(least),
+    )
     return Manifest(
         folder=folder,
         variant=str(data['variant']),
@@ -207,7 +218,7 @@ def _parse(folder: Path, data: Mapping[str, Any]) -> Manifest:
         precision=str(data['precision']),
         max_objects=int(data['max_objects']),
         trained=bool(data['trained']),
-        memory=MemorySpec(**{name: int(value) for name, value in data['memory'].items()}),
+        memory=memory,
         graphs={name: graph(item) for name, item in data['graphs'].items()},
         files=dict(data['files']),
         source=dict(data['source']),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from export.micro.objects import make, tinted
 from export.micro.scenes import DIFFICULTIES, generate
 
 SEEDS = range(12)
@@ -55,6 +56,33 @@ def test_what_leaves_or_is_covered_may_stay_away():
         for seed in range(10)
     ]
     assert sum(back[:10]) > 1.5 * sum(back[10:])
+
+
+@pytest.mark.parametrize('difficulty', ['occlusion', 'exit_return'])
+def test_decoys_join_a_hidden_target_without_counting_as_it(difficulty):
+    for seed in range(5):
+        alone = generate(seed, difficulty, 4, 96, 96)
+        again = generate(seed, difficulty, 4, 96, 96, decoys=0.0)
+        among = generate(seed, difficulty, 4, 96, 96, decoys=1.0)
+        assert np.array_equal(alone.frames, again.frames)
+        assert not np.array_equal(alone.frames, among.frames)
+        assert among.masks.shape == alone.masks.shape
+        assert among.masks.sum() < 2 * alone.masks.sum()
+
+
+def test_a_tinted_thing_keeps_its_shape_and_takes_the_colours_of_another():
+    def mean(thing):
+        sprite = max(thing.parts, key=lambda part: part.sprite[..., 3].sum()).sprite
+        return np.average(sprite[..., :3], axis=(0, 1), weights=sprite[..., 3])
+
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        one, other = make(rng, 24, 0.0), make(rng, 24, 0.0)
+        dyed = tinted(rng, one, other)
+        apart = [np.abs(mean(thing) - mean(other)).sum() for thing in (one, dyed)]
+        assert apart[1] < 0.75 * apart[0] + 2
+        for part, same in zip(dyed.parts, one.parts, strict=True):
+            assert np.array_equal(part.sprite[..., 3], same.sprite[..., 3])
 
 
 def test_occlusion_covers_wholly_in_many_clips_and_in_part_in_others():

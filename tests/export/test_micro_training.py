@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
 
+from export.micro import unroll  # noqa: E402
 from export.micro.prompts import box_prompt, click_prompt, corrective_click  # noqa: E402
 from export.micro.samples import CLIPS, STILLS, Samples, collate  # noqa: E402
 from export.micro.train import (  # noqa: E402
@@ -58,6 +59,53 @@ def test_a_clip_teaches_every_part_of_the_network(tmp_path, mask_share):
     assert parts <= changed
 
 
+def judged_and_remembered(learner, batch, teaching, monkeypatch):
+    """Whether gradients flow on each frame that is judged, and the memory times of each frame."""
+    judged, times = [], []
+    loss, condition = unroll.frame_loss, learner.model.condition_on_memory
+
+    def frame_loss(candidates, *rest):
+        judged.append(candidates.masks.requires_grad)
+        return loss(candidates, *rest)
+
+    def condition_on_memory(image_embedding, maps, map_time, pointers, pointer_time):
+        times.append((map_time.tolist(), pointer_time.tolist(), torch.is_grad_enabled()))
+        return condition(image_embedding, maps, map_time, pointers, pointer_time)
+
+    monkeypatch.setattr(unroll, 'frame_loss', frame_loss)
+    monkeypatch.setattr(learner.model, 'condition_on_memory', condition_on_memory)
+    learner.learn(batch, teaching, 1e-3)
+    return judged, times
+
+
+PLAIN = {'box_share': 1.0, 'mask_share': 0.0, 'correct_share': 0.0, 'again_share': 0.0}
+
+
+def test_frames_that_lead_in_are_tracked_but_not_taught(tmp_path, monkeypatch):
+    learner, batch = trainer(tmp_path), batch_of(replace(CLIPS, length=7, **CROP), 1)
+    teaching = Teaching(0.5, 0.0, lead=3, **PLAIN)
+    judged, times = judged_and_remembered(learner, batch, teaching, monkeypatch)
+    assert judged == [True] * 4  # the prompted frame and the last three
+    assert [gradient for _, _, gradient in times] == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize('least', [None, 0.0])
+@pytest.mark.parametrize('logit', [-30.0, 30.0], ids=['hidden', 'visible'])
+def test_a_clip_remembers_what_an_engine_would(tmp_path, monkeypatch, least, logit):
+    learner, batch = trainer(tmp_path), batch_of(replace(CLIPS, length=9, **CROP), 1)
+    learner.model.config = replace(learner.model.config, remember_above=least)
+    with torch.no_grad():
+        head = learner.model.sam_mask_decoder.pred_obj_score_head.layers[-1]
+        head.weight.zero_()
+        head.bias.fill_(logit)
+    _, times = judged_and_remembered(learner, batch, Teaching(0.5, 0.0, **PLAIN), monkeypatch)
+    kept = least is None or logit > 0
+    for now, (maps, pointers, _) in enumerate(times, start=1):
+        ages = range(now - 1, 0, -1)
+        assert maps[0] == [0, *(age if kept else -1 for age in ages if age <= 6)]
+        assert pointers[0][1:] == [age if kept else -1 for age in ages]
+
+
 def test_a_run_goes_on_where_it_stopped(tmp_path):
     batch = batch_of(replace(STILLS, **CROP), 2)
     teaching = Teaching(1.0, 0.0)
@@ -84,19 +132,23 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
 
 def test_every_cycle_starts_the_rate_again_with_its_own_scenes(tmp_path, monkeypatch):
     small = replace(STILLS, **CROP)
+    clips = replace(CLIPS, length=4, **CROP)
     cycles = (
         (Phase('a', 3, small, 1, (1.0, 0.5)), Phase('b', 2, small, 2, (0.0, 0.0))),
-        (Phase('c', 4, small, 3, (0.0, 0.0), rate=0.3),),
+        (Phase('c', 4, clips, 3, (0.0, 0.0), rate=0.3, lead=2),),
     )
-    learner, shown = trainer(tmp_path), []
+    learner, shown, lengths = trainer(tmp_path), [], []
 
     def learn(batch, teaching, rate):
         shown.append((len(batch.frames), round(teaching.balance, 3), rate))
+        lengths.append((teaching.lead, batch.frames.shape[1], batch.presence.shape[1]))
         learner.step += 1
         return {'loss': 0.0}
 
     monkeypatch.setattr(learner, 'learn', learn)
     train(learner, cycles)
+    assert {lead for lead, _, _ in lengths[5:]} <= {0, 1, 2} != {0}
+    assert lengths[5:] == [(lead, 2 + lead, 2 + lead) for lead, _, _ in lengths[5:]]
     assert [clips for clips, _, _ in shown] == [1] * 3 + [2] * 2 + [3] * 4
     assert [balance for _, balance, _ in shown] == [1.0, 0.833, 0.667] + [0.0] * 6
     expected = [learning_rate(learner.peak, step, 5) for step in range(5)]

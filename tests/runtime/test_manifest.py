@@ -30,6 +30,19 @@ def test_what_was_saved_is_loaded(tiny_engine, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
+@pytest.mark.parametrize('least', [None, 0.0, -1.5])
+def test_what_is_remembered_is_part_of_an_engine(tiny_engine, tmp_path, least):
+    manifest = load_manifest(tiny_engine)
+    memory = replace(manifest.memory, remember_above=least)
+    replace(manifest, folder=tmp_path, memory=memory).save()
+    assert load_manifest(tmp_path).memory == memory
+
+
+def test_an_engine_that_says_nothing_of_it_remembers_every_frame(engine_copy):
+    edit(engine_copy, lambda data: data['memory'].pop('remember_above', None))
+    assert load_manifest(engine_copy).memory.remember_above is None
+
+
 def test_a_path_that_is_no_folder(tmp_path):
     with pytest.raises(EngineError, match='nowhere is not a folder; give an engine folder'):
         load_manifest(tmp_path / 'nowhere')
