@@ -3,7 +3,9 @@
     python -m export.micro.train --out out/micro
 
 Interrupted, the same command goes on from the last checkpoint. `out/micro/micro.pt` is the result
-(the averaged weights, in Meta's layout), `progress.jsonl` the log, `progress.png` its curves.
+in Meta's layout: the averaged weights of the cycle that runs and, at the very end, the mean of the
+last two cycles' (`cycle2.pt`, `cycle3.pt`), which forgets less of the second than the third does.
+`progress.jsonl` is the log, `progress.png` its curves.
 """
 
 from __future__ import annotations
@@ -74,9 +76,10 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
 
     The first learns to segment, from single images, then what a memory is for, from clips of 4
     frames and of 8. The second is about telling objects apart over time. The third is about those
-    that stay away for longer than the recent memory lasts. The first two begin with crops of a
-    quarter of the area, in which objects are as large in pixels as in full views: a step costs a
-    quarter, and what is learned carries over.
+    that are away for long, among others that look like them: most frames of its clips are only
+    there to get the network into that situation. All begin with crops of a quarter of the area, in
+    which objects are as large in pixels as in full views: a step costs a quarter, and what is
+    learned carries over.
 
     Args:
         share: Of the full number of steps, for a quick look.
@@ -215,12 +218,12 @@ class Trainer:
             'optimisers': [optimiser.state_dict() for optimiser in self.optimisers],
             'average': self.average.state,
         }
-        for path, content in (
-            (self.checkpoint, state),
-            (self.out / 'micro.pt', {'model': self.average.state}),
-        ):
-            torch.save(content, path.with_suffix('.part'))
-            os.replace(path.with_suffix('.part'), path)
+        _write(self.checkpoint, state)
+        self.save_weights('micro.pt')
+
+    def save_weights(self, name: str) -> None:
+        """Writes the averaged weights to a file of the run's folder."""
+        _write(self.out / name, {'model': self.average.state})
 
     def resume(self, path: Path) -> None:
         """Goes on from a checkpoint; ValueError for one of another version."""
@@ -258,6 +261,23 @@ class Trainer:
         return {'loss': float(loss.detach()), 'gradient': float(norm), **log}
 
 
+def _write(path: Path, content: dict[str, Any]) -> None:
+    torch.save(content, path.with_suffix('.part'))
+    os.replace(path.with_suffix('.part'), path)
+
+
+def merge(paths: Sequence[Path], out: Path) -> None:
+    """Writes the mean of some files' weights; counters are those of the last."""
+    states = [torch.load(path, map_location='cpu', weights_only=True)['model'] for path in paths]
+    mean = {
+        name: torch.stack([state[name] for state in states]).mean(0)
+        if value.is_floating_point()
+        else value
+        for name, value in states[-1].items()
+    }
+    _write(out, {'model': mean})
+
+
 def stream(phase: Phase, seed: tuple[int, ...]) -> Iterator[Batch]:
     """Endless batches of a phase."""
     samples = iter(Samples(phase.recipe, seed))
@@ -267,7 +287,8 @@ def stream(phase: Phase, seed: tuple[int, ...]) -> Iterator[Batch]:
 
 def train(trainer: Trainer, cycles: tuple[Cycle, ...]) -> None:
     """Runs the curriculum from the trainer's step to its end; only rank 0 writes and prints."""
-    total = sum(map(steps_of, cycles))
+    ends = list(itertools.accumulate(map(steps_of, cycles)))
+    total = ends[-1]
     current, batches = None, None
     log: dict[str, list[float]] = defaultdict(list)
     began = time.monotonic()
@@ -308,9 +329,16 @@ def train(trainer: Trainer, cycles: tuple[Cycle, ...]) -> None:
             shown = ('loss', 'box.J', 'click.J_best', 'track.J_best', 'track.score')
             values = ' '.join(f'{name} {entry[name]:.3f}' for name in shown if name in entry)
             print(f'{phase.name} {trainer.step}/{total} {seconds:.2f} s/step {values}', flush=True)
+        if trainer.step in ends:
+            trainer.save_weights(f'cycle{1 + ends.index(trainer.step)}.pt')
         if trainer.step % SAVE_EVERY == 0 or trainer.step == total:
             trainer.save()
             draw_curves(trainer.out / 'progress.jsonl', trainer.out / 'progress.png')
+    if trainer.rank == 0:
+        last = [trainer.out / f'cycle{number}.pt' for number in range(1, 1 + len(cycles))][-2:]
+        last = [path for path in last if path.exists()]
+        merge(last, trainer.out / 'micro.pt')
+        print(f'micro.pt is the mean of {" and ".join(path.name for path in last)}')
 
 
 def main() -> None:

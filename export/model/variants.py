@@ -116,7 +116,7 @@ MICRO = ModelConfig(
     decoder_heads=4,
     decoder_mlp_dim=256,
     iou_hidden_dim=96,
-    remember_above=0.0,
+    remember_above=2.0,
 )
 
 

@@ -74,7 +74,7 @@ def test_folder_is_whole(micro_engine: Path) -> None:
     manifest = load_manifest(micro_engine)
     manifest.verify_files()
     assert (manifest.variant, manifest.image_size, manifest.precision) == ('micro', 256, 'fp32')
-    assert manifest.memory.remember_above == 0.0
+    assert manifest.memory.remember_above == 2.0
     assert manifest.source['random_weights'] == '0'
     assert not manifest.trained
     assert manifest.graphs == graph_specs(256, 'fp32', manifest.memory)
