@@ -102,6 +102,7 @@ def _as_json(engine: EngineFolder) -> dict[str, Any]:
             'max_objects': manifest.max_objects,
             'conditioning_slots': manifest.memory.conditioning_slots,
             'recent_slots': manifest.memory.recent_slots,
+            'remember_above': manifest.memory.remember_above,
             'trained': manifest.trained,
             'source': dict(manifest.source),
             'versions': dict(manifest.versions),
