@@ -98,12 +98,12 @@ def prompt_from(mask: np.ndarray, kind: str) -> Prompt:
 
 
 def measure_scenes(
-    runner: Runner, difficulty: str, count: int, length: int, kind: str
+    runner: Runner, difficulty: str, numbers: range, length: int, kind: str
 ) -> tuple[list[Score], np.ndarray]:
-    """Scores of all objects of `count` held-out clips, and a strip of the first one's overlays."""
+    """Scores of all objects of some held-out clips, and a strip of the first one's overlays."""
     scores: list[Score] = []
     strip = None
-    for number in range(count):
+    for number in numbers:
         clip = generate(HELD_OUT + number, difficulty, length, HEIGHT, WIDTH)
         targets = np.flatnonzero(clip.masks[0].sum((1, 2)) >= 64)
         if not len(targets):
@@ -177,6 +177,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('what', type=Path, help='a checkpoint (.pt) or an engine folder')
     parser.add_argument('--scenes', type=int, default=12, help='clips per difficulty')
+    parser.add_argument(
+        '--first', type=int, default=0, metavar='NUMBER', help='of the first clip: %(default)s'
+    )
     parser.add_argument('--frames', type=int, default=48, help='frames per clip')
     parser.add_argument('--clips', type=Path, help='folder of the real clips')
     parser.add_argument('--out', type=Path, default=Path('out/micro/evaluation'))
@@ -185,6 +188,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict] = {}
     strips = []
+    scenes = range(arguments.first, arguments.first + arguments.scenes)
 
     def note(name: str, numbers: dict, strip: np.ndarray | None) -> None:
         results[name] = numbers
@@ -199,9 +203,7 @@ def main() -> None:
         for difficulty in DIFFICULTIES:
             kinds = ('box', 'click') if difficulty == 'plain' else ('box',)
             for kind in kinds:
-                scores, strip = measure_scenes(
-                    runner, difficulty, arguments.scenes, arguments.frames, kind
-                )
+                scores, strip = measure_scenes(runner, difficulty, scenes, arguments.frames, kind)
                 note(f'{difficulty}, {kind}', summary(scores), strip)
         for clip in find_clips(arguments.clips):
             for kind, prompt in clip.prompts.items():
