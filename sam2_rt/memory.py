@@ -9,8 +9,8 @@ object pointer for each conditioning slot and for the latest 15 tracked frames. 
   the window of R frames: a ring in which nothing is shifted.
 * it gets there when the next frame is tracked; until then it waits in a place of its own, so that
   a correction of the newest frame finds the memory which that frame was tracked with.
-* an engine may say that a tracked frame without the object is not remembered (`remember_above`):
-  its time passes all the same, and after R such frames the conditioning slots are left.
+* an engine may say above which object score a tracked frame is remembered (`remember_above`). The
+  time of the others passes all the same, and after R such frames the conditioning slots are left.
 * slots are never cleared, only marked: which frame a slot holds is an integer on the host, and a
   slot whose frame is out of the window, in the future or absent has time -1 for the network.
 
@@ -106,12 +106,13 @@ class MemoryBank:
 
         Returns:
             False if the entry is not finite. Nothing is written then: it would poison every later
-            frame through the attention.
+            frame through the attention. True also where the engine does not remember the frame.
         """
         if not isfinite(float(outputs['memory_norm'][output_row])):
             return False
         least, score = self._spec.remember_above, float(outputs['object_score_logits'][output_row])
         if not conditioning and least is not None and not score > least:
+            self.forget_from(row, frame_index)
             return True
         copy = self._runner.copy
         features, pointer = outputs['new_memory_features'], outputs['object_pointer']

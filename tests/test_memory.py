@@ -137,6 +137,18 @@ def test_remembers_the_tracked_frames_that_the_engine_asks_for(least):
         assert 0 < len(kept) < 40
 
 
+def test_a_frame_that_is_tracked_again_without_the_object_is_forgotten():
+    runner = FakeRunner()
+    runner.manifest = replace(
+        runner.manifest, memory=replace(runner.manifest.memory, remember_above=0.0)
+    )
+    bank = MemoryBank(runner, 1)
+    bank.write(0, 0, entry(runner, 0), 0, conditioning=True)
+    bank.write(0, 1, entry(runner, 1), 0, conditioning=False)
+    bank.write(0, 1, entry(runner, 1, score=-5.0), 0, conditioning=False)
+    assert seen(bank, 0, 2) == ({(0, 0)}, {(0, 2)})
+
+
 def test_a_prompted_frame_is_remembered_whatever_its_score():
     runner = FakeRunner()
     runner.manifest = replace(

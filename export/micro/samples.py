@@ -107,8 +107,7 @@ class Samples:
         still = recipe.length == 1
         clip = generate(
             scene, difficulty, _STILLS_PER_SCENE if still else recipe.length, size, size,
-            recipe.photo_share, recipe.pace, recipe.magnify, recipe.lasting,
-            recipe.decoys,
+            recipe.photo_share, recipe.pace, recipe.magnify, recipe.lasting, recipe.decoys,
         )  # fmt: skip
         pieces = [clip]
         if still:

@@ -56,6 +56,7 @@ class Phase:
         rate: Factor of the learning rate.
         lead: Largest `Teaching.lead`, drawn anew for every step; where it is less, the clips are
             cut, so that as many frames are taught.
+        remember_above: See `Teaching`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Phase:
     forcing: tuple[float, float] = (0.0, 0.0)
     rate: float = 1.0
     lead: int = 0
+    remember_above: float = -math.inf
 
 
 Cycle = tuple[Phase, ...]
@@ -101,8 +103,8 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
             Phase('again', 1900, again, 2, (0.0, 0.0)),
         ),
         (
-            Phase('away', 1600, away, 6, (0.0, 0.0), lead=16),
-            Phase('absent', 1100, absent, 2, (0.0, 0.0), lead=14),
+            Phase('away', 1600, away, 6, (0.0, 0.0), lead=16, remember_above=0.0),
+            Phase('absent', 1100, absent, 2, (0.0, 0.0), lead=14, remember_above=0.0),
         ),
     )
     return tuple(
@@ -306,6 +308,7 @@ def train(trainer: Trainer, cycles: tuple[Cycle, ...]) -> None:
             balance=float(np.interp(done, (0, 1), phase.balance)),
             forcing=float(np.interp(done, (0, 1), phase.forcing)),
             lead=lead,
+            remember_above=phase.remember_above,
         )
         rate = learning_rate(trainer.peak * phase.rate, step, steps_of(cycle))
         for name, value in trainer.learn(batch, teaching, rate).items():

@@ -56,10 +56,7 @@ class _Memory:
         pointing = [entry for entry in self.recent if now - entry[0] <= RECENT_POINTERS]
         maps = [features for _, features, _, _ in self.conditioning + recent]
         pointers = [pointer for _, _, pointer, _ in self.conditioning + pointing]
-        ages = [
-            torch.full_like(counts, now - frame, dtype=torch.int32)
-            for frame, _, _, counts in self.conditioning
-        ]
+        ages = _ages(self.conditioning, now)
         map_times = torch.stack([torch.zeros_like(age) for age in ages] + _ages(recent, now), 1)
         pointer_times = torch.stack([age + self.gap for age in ages] + _ages(pointing, now), 1)
         return torch.stack(maps, 1), map_times, torch.stack(pointers, 1), pointer_times
@@ -80,6 +77,7 @@ class Teaching:
         lead: Frames after the first that are tracked without being taught. They bring the network
             into states that only a long clip has, its own mistakes among them, at a third of the
             cost.
+        remember_above: Object score above which a tracked frame is remembered, see `MemorySpec`.
     """
 
     balance: float
@@ -89,6 +87,7 @@ class Teaching:
     correct_share: float = 0.3
     again_share: float = 0.5
     lead: int = 0
+    remember_above: float = -math.inf
 
 
 def clip_loss(
@@ -115,8 +114,8 @@ def clip_loss(
             with torch.no_grad():
                 conditioned = model.condition_on_memory(features[0], *memory.inputs(frame))
                 answer = _decode(model, conditioned, features, None)
-                entry = _remember(model, features[0], *answer, None, presence, False)
-            memory.recent.append((frame, *entry))
+                *entry, score = _remember(model, features[0], *answer, None, presence, False)
+            memory.recent.append((frame, *entry, score > teaching.remember_above))
             continue
 
         def judge(candidates: Candidates, name: str, presence: Tensor = presence) -> None:
@@ -160,12 +159,17 @@ def clip_loss(
             judge(candidates, 'fixed')
         if length > 1:
             taught = rng.random() < teaching.forcing
-            entry = _remember(
+            *entry, score = _remember(
                 model, features[0], candidates, mask_index, token_index,
                 target if taught else None, presence, points is not None,
             )  # fmt: skip
             prompted = frame == 0 or points is not None
-            (memory.conditioning if prompted else memory.recent).append((frame, *entry))
+            if prompted:
+                memory.conditioning.append(
+                    (frame, *entry, torch.ones_like(score, dtype=torch.bool))
+                )
+            else:
+                memory.recent.append((frame, *entry, score > teaching.remember_above))
     return torch.stack(losses).mean(), {name: float(np.mean(v)) for name, v in log.items()}
 
 
@@ -212,7 +216,7 @@ def _remember(
     presence: Tensor,
     prompted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A memory `_Entry` without its frame number: of the answer or, where given, the truth."""
+    """Memory features, pointer, object score of a frame: of the answer or, if given, the truth."""
     if true_mask is None:
         score = candidates.object_score_logits
         masks = pick(candidates.masks, mask_index)
@@ -222,9 +226,7 @@ def _remember(
     present = score > 0
     masks = torch.where(present[:, None, None], masks, NO_OBJECT_LOGIT)
     pointer = model.object_pointer(pick(candidates.tokens, token_index), present)
-    least = -math.inf if model.config.remember_above is None else model.config.remember_above
-    counts = torch.ones_like(present) if prompted else score > least
-    return model.encode_memory(image_embedding, masks, score, prompted), pointer, counts
+    return model.encode_memory(image_embedding, masks, score, prompted), pointer, score
 
 
 def _prompts(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,10 @@ class MemorySpec:
         recent_pointers: object pointers of the latest tracked frames (15 in SAM 2).
         memory_dim: Dm, channels of a memory.
         hidden_dim: D, channels of the network and of an object pointer.
-        remember_above: object score (a logit) from which a tracked frame is remembered; None for
-            every frame, as in SAM 2. A network that was trained with 0 does not fill its memory
-            with frames on which the object is hidden: however long that lasts, the memory is one
-            it knows from training, and the mistakes of an absence have no time to add up.
+        remember_above: object score (a logit) above which a tracked frame is remembered; None for
+            every frame, as in SAM 2. With it the memory does not fill with frames on which the
+            object is hidden: however long that lasts, the memory is one that short clips know from
+            training, and the mistakes of an absence have no time to add up.
     """
 
     conditioning_slots: int
@@ -207,6 +208,8 @@ def _parse(folder: Path, data: Mapping[str, Any]) -> Manifest:
 
     sizes = dict(data['memory'])
     least = sizes.pop('remember_above', None)  # engines of before know no such rule
+    if least is not None and not isfinite(least):
+        raise ValueError(f'remember_above {least} is no object score')
     memory = MemorySpec(
         **{name: int(value) for name, value in sizes.items()},
         remember_above=None if least is None else float(least),

@@ -89,17 +89,18 @@ def test_frames_that_lead_in_are_tracked_but_not_taught(tmp_path, monkeypatch):
     assert [gradient for _, _, gradient in times] == [False] * 3 + [True] * 3
 
 
-@pytest.mark.parametrize('least', [None, 0.0])
+@pytest.mark.parametrize('least', [-np.inf, 0.0])
+@pytest.mark.parametrize('lead', [0, 4])
 @pytest.mark.parametrize('logit', [-30.0, 30.0], ids=['hidden', 'visible'])
-def test_a_clip_remembers_what_an_engine_would(tmp_path, monkeypatch, least, logit):
+def test_a_clip_remembers_what_an_engine_would(tmp_path, monkeypatch, least, logit, lead):
     learner, batch = trainer(tmp_path), batch_of(replace(CLIPS, length=9, **CROP), 1)
-    learner.model.config = replace(learner.model.config, remember_above=least)
     with torch.no_grad():
         head = learner.model.sam_mask_decoder.pred_obj_score_head.layers[-1]
         head.weight.zero_()
         head.bias.fill_(logit)
-    _, times = judged_and_remembered(learner, batch, Teaching(0.5, 0.0, **PLAIN), monkeypatch)
-    kept = least is None or logit > 0
+    teaching = Teaching(0.5, 0.0, lead=lead, remember_above=least, **PLAIN)
+    _, times = judged_and_remembered(learner, batch, teaching, monkeypatch)
+    kept = logit > least
     for now, (maps, pointers, _) in enumerate(times, start=1):
         ages = range(now - 1, 0, -1)
         assert maps[0] == [0, *(age if kept else -1 for age in ages if age <= 6)]
@@ -135,11 +136,12 @@ def test_every_cycle_starts_the_rate_again_with_its_own_scenes(tmp_path, monkeyp
     clips = replace(CLIPS, length=4, **CROP)
     cycles = (
         (Phase('a', 3, small, 1, (1.0, 0.5)), Phase('b', 2, small, 2, (0.0, 0.0))),
-        (Phase('c', 4, clips, 3, (0.0, 0.0), rate=0.3, lead=2),),
+        (Phase('c', 4, clips, 3, (0.0, 0.0), rate=0.3, lead=2, remember_above=0.0),),
     )
-    learner, shown, lengths = trainer(tmp_path), [], []
+    learner, shown, lengths, least = trainer(tmp_path), [], [], []
 
     def learn(batch, teaching, rate):
+        least.append(teaching.remember_above)
         shown.append((len(batch.frames), round(teaching.balance, 3), rate))
         lengths.append((teaching.lead, batch.frames.shape[1], batch.presence.shape[1]))
         learner.step += 1
@@ -147,6 +149,7 @@ def test_every_cycle_starts_the_rate_again_with_its_own_scenes(tmp_path, monkeyp
 
     monkeypatch.setattr(learner, 'learn', learn)
     train(learner, cycles)
+    assert least == [-np.inf] * 5 + [0.0] * 4
     assert {lead for lead, _, _ in lengths[5:]} <= {0, 1, 2} != {0}
     assert lengths[5:] == [(lead, 2 + lead, 2 + lead) for lead, _, _ in lengths[5:]]
     assert [clips for clips, _, _ in shown] == [1] * 3 + [2] * 2 + [3] * 4

@@ -69,6 +69,8 @@ def test_a_manifest_that_is_not_json(engine_copy, text):
         (lambda m: m.pop('format_version'), 'expected format version 1, got None'),
         (lambda m: m.pop('image_size'), "malformed .KeyError: 'image_size'"),
         (lambda m: m.update(image_size='wide'), 'malformed .ValueError: .*wide'),
+        (lambda m: m['memory'].update(remember_above='no'), 'malformed .TypeError'),
+        (lambda m: m['memory'].update(remember_above=float('nan')), 'nan is no object score'),
         (lambda m: m.update(memory={'slots': 7}), 'malformed .TypeError'),
         (lambda m: m.update(files=None), 'malformed .TypeError'),
         (lambda m: m['graphs'].pop('prompt'), r"graphs \['prompt'\] are not listed"),

@@ -44,7 +44,7 @@ def test_a_silent_fallback_to_fp32_is_an_error(tmp_path, monkeypatch):
         run_add(runner)
 
 
-@pytest.mark.skipif(not HAS_BF16, reason='needs a processor with bf16 (AMX or AVX512_BF16)')
+@pytest.mark.skipif(not HAS_BF16, reason='for a processor with bf16 (AMX): run it there')
 def test_bf16_rounds_and_fp32_does_not(tmp_path):
     matrix = np.full((768, 768), 1.001, np.float32)
     results = {}
