@@ -11,7 +11,8 @@ import torch
 from export.checkpoint import guess_variant, load, read_checkpoint
 from export.errors import ExportError
 from export.model import SAM2, VARIANTS, build
-from sam2_rt.runtime.manifest import sha256
+from export.model.memory_tokens import RECENT_POINTERS, RECENT_SLOTS
+from sam2_rt.runtime.manifest import MemorySpec, sha256
 
 RANDOM_WEIGHTS = 'random_weights'
 """Key of a manifest's `source` that holds the seed of random weights."""
@@ -34,6 +35,19 @@ class Network:
     @property
     def trained(self) -> bool:
         return RANDOM_WEIGHTS not in self.source
+
+    @property
+    def memory(self) -> MemorySpec:
+        """The memory bank that the network is to be run with."""
+        config = self.model.config
+        return MemorySpec(
+            conditioning_slots=self.model.memory_slots - RECENT_SLOTS,
+            recent_slots=RECENT_SLOTS,
+            recent_pointers=RECENT_POINTERS,
+            memory_dim=config.mem_dim,
+            hidden_dim=config.hidden_dim,
+            remember_above=config.remember_above,
+        )
 
 
 def from_checkpoint(

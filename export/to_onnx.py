@@ -23,7 +23,6 @@ from export.clips import synthetic_clip
 from export.closed_loop import compare, play, scripted
 from export.errors import ExportError
 from export.model import IMAGE_SIZES, VARIANTS
-from export.model.sam2 import RECENT_POINTERS, RECENT_SLOTS
 from export.networks import Network, from_checkpoint, with_random_weights
 from export.onnx_graph import (
     WEIGHTS_FILE,
@@ -37,7 +36,7 @@ from export.torch_runner import TorchRunner
 from sam2_rt.config import TrackerConfig
 from sam2_rt.errors import BackendError, Sam2RtError
 from sam2_rt.runtime import check
-from sam2_rt.runtime.manifest import FILE_NAME, Manifest, MemorySpec, sha256
+from sam2_rt.runtime.manifest import FILE_NAME, Manifest, sha256
 from sam2_rt.runtime.openvino import OpenVinoRunner
 from sam2_rt.runtime.ort import OrtRunner
 from sam2_rt.tracker import Tracker
@@ -107,15 +106,7 @@ def export_engine(
 
 def _write(network: Network, folder: Path, options: Options, say: Say) -> Manifest:
     """Writes graphs, weights and check clip into an empty folder; returns what they are."""
-    model, config = network.model, network.model.config
-    memory = MemorySpec(
-        conditioning_slots=model.memory_slots - RECENT_SLOTS,
-        recent_slots=RECENT_SLOTS,
-        recent_pointers=RECENT_POINTERS,
-        memory_dim=config.mem_dim,
-        hidden_dim=config.hidden_dim,
-        remember_above=config.remember_above,
-    )
+    model, memory = network.model, network.memory
     specs = graph_specs(model.image_size, options.precision, memory)
     prepared = model.prepare_for_export(half=options.precision == 'fp16')
     weights = WeightFile(folder / WEIGHTS_FILE)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,9 @@ from export.networks import from_checkpoint
 from export.stages import graph_specs
 from export.torch_runner import TorchRunner
 from sam2_rt.config import TrackerConfig
+from sam2_rt.errors import Sam2RtError
 from sam2_rt.runtime.base import Runner
-from sam2_rt.runtime.manifest import Manifest, MemorySpec, load_manifest
+from sam2_rt.runtime.manifest import Manifest, load_manifest
 from sam2_rt.runtime.ort import OrtRunner
 from sam2_rt.tracker import Tracker
 from sam2_rt.types import BoxPrompt, Frame, PointPrompt, Prompt
@@ -58,8 +60,6 @@ def open_runner(path: Path) -> Runner:
     if path.is_dir():
         return OrtRunner(load_manifest(path))
     network = from_checkpoint(path, IMAGE_SIZE, conditioning_slots=2, variant='micro')
-    config = network.model.config
-    memory = MemorySpec(2, 6, 15, config.mem_dim, config.hidden_dim)
     manifest = Manifest(
         folder=path.parent,
         variant=network.variant,
@@ -67,8 +67,8 @@ def open_runner(path: Path) -> Runner:
         precision='fp32',
         max_objects=8,
         trained=True,
-        memory=memory,
-        graphs=graph_specs(IMAGE_SIZE, 'fp32', memory),
+        memory=network.memory,
+        graphs=graph_specs(IMAGE_SIZE, 'fp32', network.memory),
         files={},
         source=network.source,
         versions={},
@@ -99,7 +99,7 @@ def prompt_from(mask: np.ndarray, kind: str) -> Prompt:
 
 def measure_scenes(
     runner: Runner, difficulty: str, numbers: range, length: int, kind: str
-) -> tuple[list[Score], np.ndarray]:
+) -> tuple[list[Score], np.ndarray | None]:
     """Scores of all objects of some held-out clips, and a strip of the first one's overlays."""
     scores: list[Score] = []
     strip = None
@@ -172,9 +172,11 @@ def summary(scores: Sequence[Score]) -> dict[str, float | int]:
     return result
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see --help."""
+    parser = argparse.ArgumentParser(
+        prog='python -m export.micro.evaluate', description=__doc__.splitlines()[0]
+    )
     parser.add_argument('what', type=Path, help='a checkpoint (.pt) or an engine folder')
     parser.add_argument('--scenes', type=int, default=12, help='clips per difficulty')
     parser.add_argument(
@@ -183,40 +185,58 @@ def main() -> None:
     parser.add_argument('--frames', type=int, default=48, help='frames per clip')
     parser.add_argument('--clips', type=Path, help='folder of the real clips')
     parser.add_argument('--out', type=Path, default=Path('out/micro/evaluation'))
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.scenes < 1 or options.frames < 2 or options.first < 0:
+        parser.error('expected --scenes 1 or more, --frames 2 or more, --first 0 or more')
+    if options.clips and not any(find_clips(options.clips)):
+        parser.error(f'--clips {options.clips}: no clip with its .truth.npz is there')
+    try:
+        with open_runner(options.what) as runner:
+            _run(runner, options)
+    except (Sam2RtError, OSError) as error:
+        print(f'export.micro.evaluate: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('\nexport.micro.evaluate: stopped', file=sys.stderr)
+        return 130
+    return 0
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
+
+def _run(runner: Runner, options: argparse.Namespace) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict] = {}
     strips = []
-    scenes = range(arguments.first, arguments.first + arguments.scenes)
+    scenes = range(options.first, options.first + options.scenes)
 
-    def note(name: str, numbers: dict, strip: np.ndarray | None) -> None:
+    def note(name: str, numbers: dict, strip: np.ndarray) -> None:
         results[name] = numbers
         print(
             f'{name:24}', ' '.join(f'{key} {value}' for key, value in numbers.items()), flush=True
         )
-        if strip is not None:
-            cv2.putText(strip, name, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 0), 1)
-            strips.append(strip)
+        cv2.putText(strip, name, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 0), 1)
+        strips.append(strip)
 
-    with open_runner(arguments.what) as runner:
-        for difficulty in DIFFICULTIES:
-            kinds = ('box', 'click') if difficulty == 'plain' else ('box',)
-            for kind in kinds:
-                scores, strip = measure_scenes(runner, difficulty, scenes, arguments.frames, kind)
-                note(f'{difficulty}, {kind}', summary(scores), strip)
-        for clip in find_clips(arguments.clips):
-            for kind, prompt in clip.prompts.items():
-                one, track, strip = measure_real(runner, clip, prompt)
-                numbers = summary([one])
-                if not clip.truth.any((1, 2)).all():
-                    numbers |= hidden_report(track.masks[:, 0], track.visible[:, 0], clip.truth)
-                note(f'{clip.name}, {kind}', numbers, strip)
-    picture = arguments.out / 'overlays.png'
-    cv2.imwrite(str(picture), np.vstack(strips)[..., ::-1])
-    (arguments.out / 'scores.json').write_text(json.dumps(results, indent=1) + '\n')
-    print(f'overlays in {picture}')
+    for difficulty in DIFFICULTIES:
+        kinds = ('box', 'click') if difficulty == 'plain' else ('box',)
+        for kind in kinds:
+            scores, strip = measure_scenes(runner, difficulty, scenes, options.frames, kind)
+            if strip is None:
+                print(f'{difficulty}: nothing large enough to prompt; ask for more --scenes')
+                continue
+            note(f'{difficulty}, {kind}', summary(scores), strip)
+    for clip in find_clips(options.clips):
+        for kind, prompt in clip.prompts.items():
+            one, track, strip = measure_real(runner, clip, prompt)
+            numbers = summary([one])
+            if not clip.truth.any((1, 2)).all():
+                numbers |= hidden_report(track.masks[:, 0], track.visible[:, 0], clip.truth)
+            note(f'{clip.name}, {kind}', numbers, strip)
+    if strips:
+        _, packed = cv2.imencode('.png', np.vstack(strips)[..., ::-1])
+        (options.out / 'overlays.png').write_bytes(packed.tobytes())
+    (options.out / 'scores.json').write_text(json.dumps(results, indent=1) + '\n')
+    print(f'scores and overlays in {options.out}')
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -18,7 +18,7 @@ from export.onnx_graph import WEIGHTS_FILE, WeightFile, export_stage
 from export.stages import graph_specs
 from sam2_rt.errors import BackendError, EngineError
 from sam2_rt.runtime.compile_plan import compile_plan
-from sam2_rt.runtime.manifest import GRAPH_NAMES, GraphSpec, Manifest, MemorySpec, load_manifest
+from sam2_rt.runtime.manifest import GRAPH_NAMES, GraphSpec, Manifest, load_manifest
 from sam2_rt.runtime.trt_library import TensorRT, import_tensorrt
 from tests.tensorrt_rules import OPERATORS, problems
 
@@ -28,9 +28,7 @@ SIZE = 256
 def export(variant: str, precision: str, folder: Path) -> Manifest:
     """The graphs of a network with random weights, and nothing else of an engine folder."""
     network = with_random_weights(variant, SIZE, 2, seed=0)
-    config = network.model.config
-    memory = MemorySpec(2, 6, 15, config.mem_dim, config.hidden_dim)
-    specs = graph_specs(SIZE, precision, memory)
+    specs = graph_specs(SIZE, precision, network.memory)
     prepared = network.model.prepare_for_export(half=precision == 'fp16')
     weights = WeightFile(folder / WEIGHTS_FILE)
     for name in GRAPH_NAMES:
@@ -38,7 +36,7 @@ def export(variant: str, precision: str, folder: Path) -> Manifest:
         weights.take(graph)
         onnx.save(graph, folder / specs[name].file)
     weights.close()
-    return Manifest(folder, variant, SIZE, precision, 2, False, memory, specs, files={})
+    return Manifest(folder, variant, SIZE, precision, 2, False, network.memory, specs, files={})
 
 
 @pytest.fixture(scope='module')
