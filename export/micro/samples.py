@@ -63,6 +63,7 @@ class Recipe:
         magnify: See `scenes.generate`.
         lasting: See `scenes.generate`.
         decoys: See `scenes.generate`.
+        relit: See `scenes.generate`.
     """
 
     length: int
@@ -75,11 +76,13 @@ class Recipe:
     magnify: float = 1.0
     lasting: float = 0.0
     decoys: float = 0.0
+    relit: float = 0.0
 
 
 STILLS = Recipe(length=1, objects=3, mix=(0.15, 0.1, 0.0, 0.15, 0.6), repeats=4, pace=3.0)
 CLIPS = Recipe(length=8, objects=2, mix=(0.05, 0.45, 0.2, 0.15, 0.15), repeats=3)
 HIDING = (0.05, 0.55, 0.25, 0.1, 0.05)  # one in which most objects are hidden for a while
+BROAD = (0.15, 0.35, 0.2, 0.15, 0.15)
 LIVELY = (0.05, 0.35, 0.2, 0.2, 0.2)  # a mix in which objects are confused more often
 _STILLS_PER_SCENE = 3
 
@@ -108,6 +111,7 @@ class Samples:
         clip = generate(
             scene, difficulty, _STILLS_PER_SCENE if still else recipe.length, size, size,
             recipe.photo_share, recipe.pace, recipe.magnify, recipe.lasting, recipe.decoys,
+            recipe.relit,
         )  # fmt: skip
         pieces = [clip]
         if still:

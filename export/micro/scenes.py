@@ -44,6 +44,7 @@ class _Actor:
     stretch: np.ndarray  # (T,) width over height: the foreshortening of a turning body
     target: int = -1
     shadow: bool = field(default=False)
+    light: np.ndarray | None = None  # (T, 3) gain of its colours, where that changes
 
     def matrix(self, index: int, squash: float) -> np.ndarray:
         """Object coordinates to view pixels on frame `index`: float64 (3, 3)."""
@@ -70,9 +71,11 @@ class Stage:
         magnify: float = 1.0,
         lasting: float = 0.0,
         decoys: float = 0.0,
+        relit: float = 0.0,
     ) -> None:
         self.rng, self.length, self.height, self.width = rng, length, height, width
         self.photo_share, self.lasting, self.decoys = photo_share, lasting, decoys
+        self.relit = relit
         self.size = float(np.sqrt(height * width)) * magnify
         # The whole clip's tempo: from nearly still to a frame rate too low for the motion.
         self.pace = float(np.exp(rng.uniform(np.log(0.25), np.log(2.0)))) if pace is None else pace
@@ -122,8 +125,17 @@ class Stage:
             target=target,
             shadow=self.shadows,
         )
+        if target >= 0 and self.chance(self.relit):
+            actor.light = self._draw_light()
         self.actors.append(actor)
         return actor
+
+    def _draw_light(self) -> np.ndarray:
+        """Gains (T, 3) of something that gets into another light, by about the clip's middle."""
+        speed = 2.5 / self.length
+        shared = wander(self.rng, self.times, 0.25, 0.25 * speed)
+        each = [wander(self.rng, self.times, 0.12, 0.12 * speed) for _ in range(3)]
+        return np.exp(shared[:, None] + np.stack(each, -1)).astype(np.float32)
 
     def render(self) -> Clip:
         """Draws every frame and its masks."""
@@ -158,6 +170,7 @@ def generate(
     magnify: float = 1.0,
     lasting: float = 0.0,
     decoys: float = 0.0,
+    relit: float = 0.0,
 ) -> Clip:
     """Generates one clip.
 
@@ -176,6 +189,7 @@ def generate(
         lasting: Chance that what is covered or has left stays away until the end.
         decoys: Chance, each, of a double and of a thing in the target's colours where a target
             hides, and of an occluder in its colours.
+        relit: Chance that a target's colours change, as in another light.
 
     Raises:
         ValueError: For a difficulty that does not exist.
@@ -185,7 +199,7 @@ def generate(
             f'unknown difficulty {difficulty!r}: use one of {", ".join(DIFFICULTIES)}'
         )
     rng = np.random.default_rng((seed, DIFFICULTIES.index(difficulty)))
-    stage = Stage(rng, length, height, width, photo_share, pace, magnify, lasting, decoys)
+    stage = Stage(rng, length, height, width, photo_share, pace, magnify, lasting, decoys, relit)
     for _ in range(int(rng.integers(0, 4))):  # clutter that stands behind the targets
         radius = stage.draw_radius()
         stage.enter(make(rng, int(radius), photo_share), stage.anchored(), radius, calm=True)
@@ -343,7 +357,10 @@ def _draw(frame: np.ndarray, owner: np.ndarray, actor: _Actor, index: int, squas
     for (rows, cols), patch in patches:
         region = frame[rows, cols]
         alpha = patch[..., 3:].astype(np.float32) / 255
-        region[:] = region + (patch[..., :3] - region.astype(np.float32)) * alpha + 0.5
+        colour = patch[..., :3]
+        if actor.light is not None:
+            colour = np.minimum(colour * actor.light[index], 255)
+        region[:] = region + (colour - region.astype(np.float32)) * alpha + 0.5
         owner[rows, cols][patch[..., 3] > 127] = actor.target
 
 

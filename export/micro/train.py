@@ -1,11 +1,9 @@
-"""Trains `micro` from nothing: generated stills first, then generated clips, in three cycles.
+"""Trains `micro` from nothing: generated stills first, then generated clips, in four cycles.
 
     python -m export.micro.train --out out/micro
 
 Interrupted, the same command goes on from the last checkpoint. `out/micro/micro.pt` is the result
-in Meta's layout: the averaged weights of the cycle that runs and, at the very end, the mean of the
-last two cycles' (`cycle2.pt`, `cycle3.pt`), which forgets less of the second than the third does.
-`progress.jsonl` is the log, `progress.png` its curves.
+in Meta's layout, the averaged weights; `progress.jsonl` is the log, `progress.png` its curves.
 """
 
 from __future__ import annotations
@@ -30,7 +28,17 @@ from export.micro.curves import draw_curves
 from export.micro.initialise import initialise
 from export.micro.muon import Muon, hidden_matrices
 from export.micro.parallel import average_gradients, launch
-from export.micro.samples import CLIPS, HIDING, LIVELY, STILLS, Batch, Recipe, Samples, collate
+from export.micro.samples import (
+    BROAD,
+    CLIPS,
+    HIDING,
+    LIVELY,
+    STILLS,
+    Batch,
+    Recipe,
+    Samples,
+    collate,
+)
 from export.micro.unroll import Teaching, clip_loss
 from export.model import SAM2
 from export.model.variants import MICRO
@@ -79,9 +87,10 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
     The first learns to segment, from single images, then what a memory is for, from clips of 4
     frames and of 8. The second is about telling objects apart over time. The third is about those
     that are away for long, among others that look like them: most frames of its clips are only
-    there to get the network into that situation. All begin with crops of a quarter of the area, in
-    which objects are as large in pixels as in full views: a step costs a quarter, and what is
-    learned carries over.
+    there to get the network into that situation. The fourth goes over all of it at a lower rate,
+    remembering what the engine will, with targets that change their colours. All begin with crops
+    of a quarter of the area, in which objects are as large in pixels as in full views: a step
+    costs a quarter, and what is learned carries over.
 
     Args:
         share: Of the full number of steps, for a quick look.
@@ -92,6 +101,8 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
     again = replace(CLIPS, mix=LIVELY)
     absent = replace(CLIPS, mix=HIDING, length=22, lasting=0.4, decoys=0.3)
     away = replace(absent, image_size=IMAGE_SIZE // 2, magnify=1.6)
+    whole = replace(CLIPS, mix=BROAD, length=16, lasting=0.3, decoys=0.15, relit=0.4)
+    closer = replace(whole, length=22, image_size=IMAGE_SIZE // 2, magnify=1.6)
     cycles = (
         (
             Phase('stills', 3000, crops, 12, (1.0, 0.2)),
@@ -105,6 +116,10 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
         (
             Phase('away', 1600, away, 6, (0.0, 0.0), lead=16, remember_above=0.0),
             Phase('absent', 1100, absent, 2, (0.0, 0.0), lead=14, remember_above=0.0),
+        ),
+        (
+            Phase('closer', 1100, closer, 6, (0.0, 0.0), rate=0.7, lead=16, remember_above=2.0),
+            Phase('whole', 2200, whole, 2, (0.0, 0.0), rate=0.7, lead=10, remember_above=2.0),
         ),
     )
     return tuple(
@@ -221,11 +236,7 @@ class Trainer:
             'average': self.average.state,
         }
         _write(self.checkpoint, state)
-        self.save_weights('micro.pt')
-
-    def save_weights(self, name: str) -> None:
-        """Writes the averaged weights to a file of the run's folder."""
-        _write(self.out / name, {'model': self.average.state})
+        _write(self.out / 'micro.pt', {'model': self.average.state})
 
     def resume(self, path: Path) -> None:
         """Goes on from a checkpoint; ValueError for one of another version."""
@@ -268,18 +279,6 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     os.replace(path.with_suffix('.part'), path)
 
 
-def merge(paths: Sequence[Path], out: Path) -> None:
-    """Writes the mean of some files' weights; counters are those of the last."""
-    states = [torch.load(path, map_location='cpu', weights_only=True)['model'] for path in paths]
-    mean = {
-        name: torch.stack([state[name] for state in states]).mean(0)
-        if value.is_floating_point()
-        else value
-        for name, value in states[-1].items()
-    }
-    _write(out, {'model': mean})
-
-
 def stream(phase: Phase, seed: tuple[int, ...]) -> Iterator[Batch]:
     """Endless batches of a phase."""
     samples = iter(Samples(phase.recipe, seed))
@@ -289,8 +288,7 @@ def stream(phase: Phase, seed: tuple[int, ...]) -> Iterator[Batch]:
 
 def train(trainer: Trainer, cycles: tuple[Cycle, ...]) -> None:
     """Runs the curriculum from the trainer's step to its end; only rank 0 writes and prints."""
-    ends = list(itertools.accumulate(map(steps_of, cycles)))
-    total = ends[-1]
+    total = sum(map(steps_of, cycles))
     current, batches = None, None
     log: dict[str, list[float]] = defaultdict(list)
     began = time.monotonic()
@@ -332,16 +330,9 @@ def train(trainer: Trainer, cycles: tuple[Cycle, ...]) -> None:
             shown = ('loss', 'box.J', 'click.J_best', 'track.J_best', 'track.score')
             values = ' '.join(f'{name} {entry[name]:.3f}' for name in shown if name in entry)
             print(f'{phase.name} {trainer.step}/{total} {seconds:.2f} s/step {values}', flush=True)
-        if trainer.step in ends:
-            trainer.save_weights(f'cycle{1 + ends.index(trainer.step)}.pt')
         if trainer.step % SAVE_EVERY == 0 or trainer.step == total:
             trainer.save()
             draw_curves(trainer.out / 'progress.jsonl', trainer.out / 'progress.png')
-    if trainer.rank == 0:
-        last = [trainer.out / f'cycle{number}.pt' for number in range(1, 1 + len(cycles))][-2:]
-        last = [path for path in last if path.exists()]
-        merge(last, trainer.out / 'micro.pt')
-        print(f'micro.pt is the mean of {" and ".join(path.name for path in last)}')
 
 
 def main() -> None:

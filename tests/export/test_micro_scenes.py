@@ -70,6 +70,30 @@ def test_decoys_join_a_hidden_target_without_counting_as_it(difficulty):
         assert among.masks.sum() < 2 * alone.masks.sum()
 
 
+def test_relit_targets_change_their_colours_and_nothing_of_their_outline():
+    def drift(clip):
+        """How far the target's colour gets from what it was at first, next to the rest's."""
+        inside, outside = (
+            np.stack([
+                frame[mask].mean(0) + 1 for frame, mask in zip(clip.frames, masks, strict=True)
+            ])
+            for masks in (clip.masks[:, 0], ~clip.masks[:, 0])
+        )  # fmt: skip
+        colour = np.log(inside / outside)
+        return np.abs(colour - colour[0]).max()
+
+    changes = []
+    for seed in SEEDS:
+        alone = generate(seed, 'plain', 12, 96, 96)
+        relit = generate(seed, 'plain', 12, 96, 96, relit=1.0)
+        np.testing.assert_array_equal(alone.masks, relit.masks)
+        changes.append((drift(alone), drift(relit)))
+    before, after = np.median(changes, axis=0)
+    assert after > 1.5 * before
+    never = generate(3, 'plain', 12, 96, 96, relit=0.0)
+    np.testing.assert_array_equal(never.frames, generate(3, 'plain', 12, 96, 96).frames)
+
+
 def test_a_tinted_thing_keeps_its_shape_and_takes_the_colours_of_another():
     def mean(thing):
         sprite = max(thing.parts, key=lambda part: part.sprite[..., 3].sum()).sprite
