@@ -131,7 +131,7 @@ class Stage:
         return actor
 
     def _draw_light(self) -> np.ndarray:
-        """Gains (T, 3) of something that gets into another light, by about the clip's middle."""
+        """Gains (T, 3) of something that gets into another light in the course of the clip."""
         speed = 2.5 / self.length
         shared = wander(self.rng, self.times, 0.25, 0.25 * speed)
         each = [wander(self.rng, self.times, 0.12, 0.12 * speed) for _ in range(3)]

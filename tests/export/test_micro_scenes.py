@@ -1,5 +1,8 @@
 """Generated clips: reproducible, true to their masks, and as difficult as they say."""
 
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 import pytest
 
@@ -92,6 +95,20 @@ def test_relit_targets_change_their_colours_and_nothing_of_their_outline():
     assert after > 1.5 * before
     never = generate(3, 'plain', 12, 96, 96, relit=0.0)
     np.testing.assert_array_equal(never.frames, generate(3, 'plain', 12, 96, 96).frames)
+
+
+@pytest.mark.parametrize('name', ['lasting', 'decoys', 'relit'])
+def test_what_a_recipe_asks_for_is_in_its_samples(name):
+    samples = pytest.importorskip(
+        'export.micro.samples', reason='needs PyTorch: make test-workshop'
+    )
+    hiding = (0.0, 0.5, 0.5, 0.0, 0.0)
+    recipe = replace(samples.CLIPS, image_size=64, length=8, mix=hiding, photo_share=0.0)
+    without, with_it = (
+        [frames for frames, *_ in islice(samples.Samples(one, (3,)), 12)]
+        for one in (recipe, replace(recipe, **{name: 1.0}))
+    )
+    assert any(not np.array_equal(a, b) for a, b in zip(without, with_it, strict=True))
 
 
 def test_a_tinted_thing_keeps_its_shape_and_takes_the_colours_of_another():
