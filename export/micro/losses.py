@@ -57,10 +57,15 @@ def frame_loss(
 
     Args:
         candidates: The decoder's answer for N objects.
-        target: Float32 (N, 4E, 4E).
+        target: Float32 (N, h, w), finer than the decoder's masks, which are judged after the
+            interpolation that also brings them to the image's size: of an object of a few cells,
+            what the cells' own covered shares say loses a quarter of the outline.
         presence: uint8 (N,), see `samples`.
         balance: See `mask_loss`.
     """
+    all_masks = F.interpolate(
+        candidates.masks, size=target.shape[-2:], mode='bilinear', align_corners=False
+    )
     present = presence == PRESENT
     sure = presence != UNSURE
     score_loss = F.binary_cross_entropy_with_logits(
@@ -72,14 +77,14 @@ def frame_loss(
     loss = _SCORE_WEIGHT * score_loss
     absent = presence == ABSENT
     if absent.any():
-        masks = candidates.masks[absent]
+        masks = all_masks[absent]
         empty = mask_loss(masks, torch.zeros_like(masks), balance=0.0).mean()
         loss = loss + absent.sum() / len(presence) * empty
         parts['empty'] = empty.detach()
     if not present.any():
         return loss, parts
 
-    masks = candidates.masks[present]
+    masks = all_masks[present]
     target = target[present].unsqueeze(1).expand_as(masks)
     per_mask = mask_loss(masks, target, balance)
     with torch.no_grad():

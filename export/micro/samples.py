@@ -30,7 +30,7 @@ class Batch(NamedTuple):
         frames: uint8 (B, T, S, S, 3).
         clip_index: int64 (N,), the clip an object is in.
         first_masks: bool (N, S, S), the mask on frame 0, at full resolution for prompts.
-        targets: Float32 (N, T, S/4, S/4), covered share of each stride-4 cell.
+        targets: Float32 (N, T, S/2, S/2), covered share of each stride-2 cell.
         presence: uint8 (N, T): ABSENT, PRESENT or UNSURE.
     """
 
@@ -146,7 +146,7 @@ def _sample(rng: np.random.Generator, clip: Clip, objects: int) -> tuple[np.ndar
     sure = np.maximum(_SURE_PIXELS, _SURE_SHARE * area[:, :1])
     presence = np.where(area >= sure, PRESENT, np.where(area > 0, UNSURE, ABSENT))
     count, length, height, width = masks.shape
-    cells = masks.reshape(count, length, height // 4, 4, width // 4, 4)
+    cells = masks.reshape(count, length, height // 2, 2, width // 2, 2)
     targets = cells.mean((3, 5), dtype=np.float32)
     return np.ascontiguousarray(frames), masks[:, 0], targets, presence.astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Trains `micro` from nothing: generated stills first, then generated clips, in four cycles.
+"""Trains `micro` from nothing: generated stills first, then generated clips, in five cycles.
 
     python -m export.micro.train --out out/micro
 
@@ -88,9 +88,11 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
     frames and of 8. The second is about telling objects apart over time. The third is about those
     that are away for long, among others that look like them: most frames of its clips are only
     there to get the network into that situation. The fourth goes over all of it at a lower rate,
-    remembering what the engine will, with targets that change their colours. All begin with crops
-    of a quarter of the area, in which objects are as large in pixels as in full views: a step
-    costs a quarter, and what is learned carries over.
+    remembering what the engine will, with targets that change their colours. The fifth goes back
+    to single images: what limits tracking by then is the mask of the prompt itself, and a second
+    of single images shows thirteen times as many prompts as a second of clips. All begin with
+    crops of a quarter of the area, in which objects are as large in pixels as in full views: a
+    step costs a quarter, and what is learned carries over once full views follow.
 
     Args:
         share: Of the full number of steps, for a quick look.
@@ -120,6 +122,10 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
         (
             Phase('closer', 1100, closer, 6, (0.0, 0.0), rate=0.7, lead=16, remember_above=2.0),
             Phase('whole', 2200, whole, 2, (0.0, 0.0), rate=0.7, lead=10, remember_above=2.0),
+        ),
+        (
+            Phase('prompts', 3000, crops, 12, (0.0, 0.0)),
+            Phase('united', 2050, whole, 2, (0.0, 0.0), lead=10, remember_above=2.0),
         ),
     )
     return tuple(

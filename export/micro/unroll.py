@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from export.micro.losses import frame_loss
@@ -161,7 +162,7 @@ def clip_loss(
             taught = rng.random() < teaching.forcing
             *entry, score = _remember(
                 model, features[0], candidates, mask_index, token_index,
-                target if taught else None, presence, points is not None,
+                F.avg_pool2d(target, 2) if taught else None, presence, points is not None,
             )  # fmt: skip
             prompted = frame == 0 or points is not None
             if prompted:
@@ -241,7 +242,9 @@ def _prompts(
 
 
 def _corrections(previous: Tensor, target: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
-    predicted, truth = (previous > 0).numpy(), (target > 0.5).numpy()
+    size = target.shape[-2:]
+    previous = F.interpolate(previous[:, None], size=size, mode='bilinear', align_corners=False)
+    predicted, truth = (previous[:, 0] > 0).numpy(), (target > 0.5).numpy()
     scale = image_size / predicted.shape[-1]
     return _stack([corrective_click(p, t, scale) for p, t in zip(predicted, truth, strict=True)])
 

@@ -8,8 +8,9 @@ import pytest
 torch = pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
 
 from export.micro import unroll  # noqa: E402
+from export.micro.losses import frame_loss  # noqa: E402
 from export.micro.prompts import box_prompt, click_prompt, corrective_click  # noqa: E402
-from export.micro.samples import CLIPS, STILLS, Samples, collate  # noqa: E402
+from export.micro.samples import CLIPS, PRESENT, STILLS, Samples, collate  # noqa: E402
 from export.micro.train import (  # noqa: E402
     Phase,
     Trainer,
@@ -22,6 +23,7 @@ from export.micro.train import (  # noqa: E402
 )
 from export.micro.unroll import Teaching  # noqa: E402
 from export.model.conv_trunk import ConvTrunkConfig  # noqa: E402
+from export.model.mask_decoder import Candidates  # noqa: E402
 
 CROP = {'image_size': 64, 'magnify': 2.0, 'photo_share': 0.0}
 
@@ -76,6 +78,30 @@ def judged_and_remembered(learner, batch, teaching, monkeypatch):
     monkeypatch.setattr(learner.model, 'condition_on_memory', condition_on_memory)
     learner.learn(batch, teaching, 1e-3)
     return judged, times
+
+
+def test_outlines_within_a_cell_of_the_mask_are_taught():
+    logits = torch.full((1, 4, 8, 8), -4.0)
+    logits[..., 4, 4] = 4.0
+    logits[..., 4, 3] = 0.0  # the outline leans to the left
+    candidates = Candidates(
+        logits, torch.full((1, 4), 0.5), torch.zeros(1, 4, 8), torch.full((1,), 5.0)
+    )
+    losses = []
+    for column in (8, 9):  # the left or the right half of the same cell
+        target = torch.zeros(1, 16, 16)
+        target[:, 8:10, column] = 1.0
+        loss, parts = frame_loss(candidates, target, torch.tensor([PRESENT]), balance=0.0)
+        losses.append((loss.item(), parts['mask'].item()))
+    assert losses[0] < losses[1]
+    assert losses[0][1] < losses[1][1]
+
+
+def test_targets_are_finer_than_the_masks():
+    batch = batch_of(replace(STILLS, **CROP), 2)
+    assert batch.targets.shape[-2:] == (32, 32)  # of masks of 16 x 16
+    shares = torch.nn.functional.avg_pool2d(batch.first_masks.float(), 2)
+    assert torch.equal(batch.targets[:, 0], shares)
 
 
 PLAIN = {'box_share': 1.0, 'mask_share': 0.0, 'correct_share': 0.0, 'again_share': 0.0}
