@@ -26,7 +26,7 @@ from sam2_rt.types import PresenceState, TrackedObject, TrackResult
 
 
 def objects_message(objects: tuple[TrackedObject, ...], head: Header) -> Detection2DArray:
-    """id, label, presence probability and tight box; the box of a hidden object is empty."""
+    """id, label, presence probability and tight box, which is empty where the mask is."""
     message = Detection2DArray(header=head)
     for item in objects:
         detection = Detection2D(header=head, id=item.object_id)
