@@ -52,14 +52,14 @@ def frame_loss(
 
     Of the three multimask candidates the best one is supervised, as in SAM; the single mask always
     is. The IoU head learns every candidate's true IoU. For an object that is not in the frame all
-    masks should be empty: SAM leaves them untaught, but where data is short, 4096 cells say 'it is
-    not here' more clearly than the object score's one number.
+    masks should be empty: SAM leaves them untaught, but where data is short, thousands of cells
+    say 'it is not here' more clearly than the object score's one number.
 
     Args:
         candidates: The decoder's answer for N objects.
         target: Float32 (N, h, w), finer than the decoder's masks, which are judged after the
-            interpolation that also brings them to the image's size: of an object of a few cells,
-            what the cells' own covered shares say loses a quarter of the outline.
+            interpolation that also brings them to the image's size: the shares of the cells
+            themselves say too little about objects of a few cells.
         presence: uint8 (N,), see `samples`.
         balance: See `mask_loss`.
     """

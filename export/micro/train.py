@@ -90,7 +90,7 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
     there to get the network into that situation. The fourth goes over all of it at a lower rate,
     remembering what the engine will, with targets that change their colours. The fifth goes back
     to single images: what limits tracking by then is the mask of the prompt itself, and a second
-    of single images shows thirteen times as many prompts as a second of clips. All begin with
+    of single images shows about nine times as many prompted images as one of clips. All begin with
     crops of a quarter of the area, in which objects are as large in pixels as in full views: a
     step costs a quarter, and what is learned carries over once full views follow.
 

@@ -159,10 +159,10 @@ def clip_loss(
             )
             judge(candidates, 'fixed')
         if length > 1:
-            taught = rng.random() < teaching.forcing
+            forced = rng.random() < teaching.forcing
             *entry, score = _remember(
                 model, features[0], candidates, mask_index, token_index,
-                F.avg_pool2d(target, 2) if taught else None, presence, points is not None,
+                F.avg_pool2d(target, 2) if forced else None, presence, points is not None,
             )  # fmt: skip
             prompted = frame == 0 or points is not None
             if prompted:

@@ -247,6 +247,16 @@ def test_a_correction_points_at_the_larger_error():
     assert corrective_click(truth, truth, scale=4)[1].tolist() == [-1, -1]
 
 
+def test_corrections_are_in_pixels_of_the_image():
+    target = torch.zeros(1, 32, 32)
+    target[:, 20:28, 4:10] = 1.0
+    coords, labels = unroll._corrections(torch.full((1, 16, 16), -5.0), target, image_size=64)
+    assert labels.tolist() == [[1, -1]]
+    x, y = coords[0, 0].tolist()
+    assert 8 < x < 20
+    assert 40 < y < 56
+
+
 def test_folding_the_normalisation_changes_nothing():
     torch.manual_seed(0)
     trunk = ConvTrunkConfig(stem=8, widths=(8, 8, 16, 16)).build(64)
