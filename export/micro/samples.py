@@ -83,6 +83,7 @@ STILLS = Recipe(length=1, objects=3, mix=(0.15, 0.1, 0.0, 0.15, 0.6), repeats=4,
 CLIPS = Recipe(length=8, objects=2, mix=(0.05, 0.45, 0.2, 0.15, 0.15), repeats=3)
 HIDING = (0.05, 0.55, 0.25, 0.1, 0.05)  # one in which most objects are hidden for a while
 BROAD = (0.15, 0.35, 0.2, 0.15, 0.15)
+COVERED = (0.1, 0.4, 0.2, 0.1, 0.2)
 LIVELY = (0.05, 0.35, 0.2, 0.2, 0.2)  # a mix in which objects are confused more often
 _STILLS_PER_SCENE = 3
 

@@ -1,4 +1,4 @@
-"""Trains `micro` from nothing: generated stills first, then generated clips, in five cycles.
+"""Trains `micro` from nothing: generated stills first, then generated clips, in seven cycles.
 
     python -m export.micro.train --out out/micro
 
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from export.micro.curves import draw_curves
 from export.micro.initialise import initialise
@@ -31,6 +32,7 @@ from export.micro.parallel import average_gradients, launch
 from export.micro.samples import (
     BROAD,
     CLIPS,
+    COVERED,
     HIDING,
     LIVELY,
     STILLS,
@@ -65,6 +67,7 @@ class Phase:
         lead: Largest `Teaching.lead`, drawn anew for every step; where it is less, the clips are
             cut, so that as many frames are taught.
         remember_above: See `Teaching`.
+        merge: See `Trainer.end_cycle`; counts where the phase is its cycle's last.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Phase:
     rate: float = 1.0
     lead: int = 0
     remember_above: float = -math.inf
+    merge: bool = False
 
 
 Cycle = tuple[Phase, ...]
@@ -90,7 +94,9 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
     there to get the network into that situation. The fourth goes over all of it at a lower rate,
     remembering what the engine will, with targets that change their colours. The fifth goes back
     to single images: what limits tracking by then is the mask of the prompt itself, and a second
-    of single images shows about nine times as many prompted images as one of clips. All begin with
+    of single images shows about nine times as many prompted images as one of clips. The sixth
+    does so again, with a little more occlusion in its clips. The last starts from the mean of what
+    the fifth and the sixth ended with and settles at a lower rate. All but that one begin with
     crops of a quarter of the area, in which objects are as large in pixels as in full views: a
     step costs a quarter, and what is learned carries over once full views follow.
 
@@ -104,6 +110,7 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
     absent = replace(CLIPS, mix=HIDING, length=22, lasting=0.4, decoys=0.3)
     away = replace(absent, image_size=IMAGE_SIZE // 2, magnify=1.6)
     whole = replace(CLIPS, mix=BROAD, length=16, lasting=0.3, decoys=0.15, relit=0.4)
+    covered = replace(whole, mix=COVERED)
     closer = replace(whole, length=22, image_size=IMAGE_SIZE // 2, magnify=1.6)
     cycles = (
         (
@@ -127,6 +134,13 @@ def curriculum(share: float = 1.0) -> tuple[Cycle, ...]:
             Phase('prompts', 3000, crops, 12, (0.0, 0.0)),
             Phase('united', 2050, whole, 2, (0.0, 0.0), lead=10, remember_above=2.0),
         ),
+        (
+            Phase('prompts', 2500, crops, 12, (0.0, 0.0)),
+            Phase(
+                'covered', 2600, covered, 2, (0.0, 0.0), lead=10, remember_above=2.0, merge=True
+            ),
+        ),
+        (Phase('settled', 780, whole, 2, (0.0, 0.0), lead=10, remember_above=2.0, rate=0.4),),
     )
     return tuple(
         tuple(replace(phase, steps=max(1, round(share * phase.steps))) for phase in cycle)
@@ -183,7 +197,7 @@ class Average:
 
 
 class Trainer:
-    """Network, optimisers, average and step count: all that a checkpoint holds.
+    """Network, optimisers, averages and step count: all that a checkpoint holds.
 
     Args:
         out: Folder of the run.
@@ -198,6 +212,7 @@ class Trainer:
         self.model = SAM2(MICRO, IMAGE_SIZE, conditioning_slots=1)
         initialise(self.model)
         self.average = Average(self.model)
+        self.last_cycle: dict[str, Tensor] = {}
         self._assemble(IMAGE_SIZE)
 
     def _assemble(self, image_size: int) -> None:
@@ -240,6 +255,7 @@ class Trainer:
             'model': self.model.state_dict(),
             'optimisers': [optimiser.state_dict() for optimiser in self.optimisers],
             'average': self.average.state,
+            'last_cycle': self.last_cycle,
         }
         _write(self.checkpoint, state)
         _write(self.out / 'micro.pt', {'model': self.average.state})
@@ -247,7 +263,7 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Goes on from a checkpoint; ValueError for one of another version."""
         state = torch.load(path, map_location='cpu', weights_only=True)
-        if 'optimisers' not in state:
+        if not {'optimisers', 'last_cycle'} <= state.keys():
             raise ValueError(
                 f'{path} is a checkpoint of another version of this training, with the entries '
                 f'{", ".join(state)}: go on from it with that version, or choose another --out'
@@ -256,6 +272,24 @@ class Trainer:
         self.model.load_state_dict(state['model'])
         self._restore(state['optimisers'])
         self.average.state = state['average']
+        self.last_cycle = state['last_cycle']
+
+    @torch.no_grad()
+    def end_cycle(self, merge: bool) -> None:
+        """Keeps the averaged weights of a cycle's end.
+
+        Args:
+            merge: First makes network and average the mean of those averaged weights and of the
+                ones that the cycle before ended with, for what each of the two does better
+                (Wortsman et al., 'Model soups', 2022).
+        """
+        state = self.average.state
+        if merge:
+            for name, value in self.last_cycle.items():
+                if value.is_floating_point():
+                    state[name].lerp_(value, 0.5)
+            self.model.load_state_dict(state)
+        self.last_cycle = {name: value.clone() for name, value in state.items()}
 
     def learn(self, batch: Batch, teaching: Teaching, rate: float) -> dict[str, float]:
         """One optimiser step."""
@@ -317,6 +351,8 @@ def train(trainer: Trainer, cycles: tuple[Cycle, ...]) -> None:
         rate = learning_rate(trainer.peak * phase.rate, step, steps_of(cycle))
         for name, value in trainer.learn(batch, teaching, rate).items():
             log[name].append(value)
+        if step + 1 == steps_of(cycle):
+            trainer.end_cycle(phase.merge)
         if trainer.rank > 0:
             log.clear()
             continue

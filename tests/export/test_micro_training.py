@@ -151,8 +151,8 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     one = trainer(tmp_path)
-    torch.save({'step': 1, 'model': {}, 'optimiser': {}}, one.checkpoint)
-    with pytest.raises(ValueError, match='another version.*step, model, optimiser'):
+    torch.save({'step': 1, 'model': {}, 'optimisers': [], 'average': {}}, one.checkpoint)
+    with pytest.raises(ValueError, match='another version.*step, model, optimisers, average'):
         one.resume(one.checkpoint)
     assert one.step == 0
 
@@ -204,6 +204,34 @@ def test_the_result_is_the_averaged_weights_and_a_run_that_has_ended_changes_not
         result = torch.load(tmp_path / 'micro.pt', weights_only=True)['model']
         assert (result['no_mem_embed'] == 4).all()
     assert learner.step == 4
+
+
+def test_a_merged_cycle_ends_with_the_mean_of_its_weights_and_the_last_ones(tmp_path, monkeypatch):
+    small = replace(STILLS, **CROP)
+    cycles = tuple((Phase(name, 2, small, 1, (0.0, 0.0), merge=name == 'b'),) for name in 'abc')
+    learner, begun_with = trainer(tmp_path), []
+
+    def learn(batch, teaching, rate):
+        begun_with.append(float(learner.model.no_mem_embed.detach().mean()))
+        learner.step += 1
+        with torch.no_grad():
+            learner.model.no_mem_embed.fill_(100.0)
+        learner.average.state['no_mem_embed'].fill_(learner.step)
+        return {'loss': 0.0}
+
+    monkeypatch.setattr(learner, 'learn', learn)
+    train(learner, cycles[:1])
+    resumed = trainer(tmp_path)
+    resumed.resume(learner.checkpoint)
+    learner = resumed
+    monkeypatch.setattr(learner, 'learn', learn)
+    train(learner, cycles[:2])
+    merged = torch.load(tmp_path / 'micro.pt', weights_only=True)['model']
+    assert (merged['no_mem_embed'] == (2 + 4) / 2).all()
+    train(learner, cycles)
+    assert begun_with[1:] == [100.0, 100.0, 100.0, 3.0, 100.0]
+    result = torch.load(tmp_path / 'micro.pt', weights_only=True)['model']
+    assert (result['no_mem_embed'] == 6).all()
 
 
 def test_phases_follow_each_other_and_the_rate_falls_in_every_cycle():

@@ -199,7 +199,7 @@ class Case:
 NETWORKS = {
     'narrow 2.1': (NARROW, 256, 3, 5),
     'narrow 2.0': (NARROW_20, 256, 3, 3),
-    'sam2.1_hiera_tiny': (VARIANTS['sam2.1_hiera_tiny'], 512, 2, 0),
+    'sam2.1_hiera_tiny': (VARIANTS['sam2.1_hiera_tiny'], 384, 2, 0),
 }
 
 
