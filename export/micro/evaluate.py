@@ -20,11 +20,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from export.micro.curriculum import IMAGE_SIZE
 from export.micro.prompts import box_prompt, click_prompt
 from export.micro.real_clips import RealClip, find_clips, hidden_report
 from export.micro.scenes import DIFFICULTIES, generate
 from export.micro.scores import Score, score
-from export.micro.train import IMAGE_SIZE
 from export.networks import from_checkpoint
 from export.stages import graph_specs
 from export.torch_runner import TorchRunner

@@ -8,19 +8,18 @@ import pytest
 torch = pytest.importorskip('torch', reason='needs PyTorch: make test-workshop')
 
 from export.micro import unroll  # noqa: E402
-from export.micro.losses import frame_loss  # noqa: E402
-from export.micro.prompts import box_prompt, click_prompt, corrective_click  # noqa: E402
-from export.micro.samples import CLIPS, PRESENT, STILLS, Samples, collate  # noqa: E402
-from export.micro.train import (  # noqa: E402
+from export.micro.curriculum import (  # noqa: E402
     Phase,
-    Trainer,
     curriculum,
     cycle_at,
     learning_rate,
     phase_at,
     steps_of,
-    train,
 )
+from export.micro.losses import frame_loss  # noqa: E402
+from export.micro.prompts import box_prompt, click_prompt, corrective_click  # noqa: E402
+from export.micro.samples import CLIPS, PRESENT, STILLS, Samples, collate  # noqa: E402
+from export.micro.train import Trainer, train  # noqa: E402
 from export.micro.unroll import Teaching  # noqa: E402
 from export.model.conv_trunk import ConvTrunkConfig  # noqa: E402
 from export.model.mask_decoder import Candidates  # noqa: E402
@@ -206,9 +205,11 @@ def test_the_result_is_the_averaged_weights_and_a_run_that_has_ended_changes_not
     assert learner.step == 4
 
 
-def test_a_merged_cycle_ends_with_the_mean_of_its_weights_and_the_last_ones(tmp_path, monkeypatch):
+def test_a_cycle_ends_with_a_share_of_the_weights_of_the_one_before(tmp_path, monkeypatch):
     small = replace(STILLS, **CROP)
-    cycles = tuple((Phase(name, 2, small, 1, (0.0, 0.0), merge=name == 'b'),) for name in 'abc')
+    cycles = tuple(
+        (Phase(name, 2, small, 1, (0.0, 0.0), merge=0.25 * (name == 'b')),) for name in 'abc'
+    )
     learner, begun_with = trainer(tmp_path), []
 
     def learn(batch, teaching, rate):
@@ -227,9 +228,9 @@ def test_a_merged_cycle_ends_with_the_mean_of_its_weights_and_the_last_ones(tmp_
     monkeypatch.setattr(learner, 'learn', learn)
     train(learner, cycles[:2])
     merged = torch.load(tmp_path / 'micro.pt', weights_only=True)['model']
-    assert (merged['no_mem_embed'] == (2 + 4) / 2).all()
+    assert (merged['no_mem_embed'] == 0.25 * 2 + 0.75 * 4).all()
     train(learner, cycles)
-    assert begun_with[1:] == [100.0, 100.0, 100.0, 3.0, 100.0]
+    assert begun_with[1:] == [100.0, 100.0, 100.0, 3.5, 100.0]
     result = torch.load(tmp_path / 'micro.pt', weights_only=True)['model']
     assert (result['no_mem_embed'] == 6).all()
 
